@@ -1,0 +1,38 @@
+"""What experts are, and what those built on a kernel share: casting under autocast, fan-in initialisation."""
+
+from __future__ import annotations
+
+from typing import Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from sparsemix.routing import Dispatch, Routing
+
+T = TypeVar("T", Tensor, Tensor | None)
+
+
+class Experts(Protocol):
+    """E functions of a token, each applied to its own rows."""
+
+    @property
+    def num_experts(self) -> int:
+        """E."""
+        ...
+
+    def __call__(self, x_TD: Tensor, dispatch: Dispatch) -> tuple[Tensor, tuple[Routing, ...]]:
+        """(y_ND, inner): w_n f_e(x_t) for each row n of the dispatch; routings of mixtures inside, usually none."""
+        ...
+
+
+def autocast(device: torch.device, tensor: T) -> T:
+    """The tensor in autocast's dtype where that is on, as `nn.Linear` would see it; custom autograd does not."""
+    if tensor is None or not torch.is_autocast_enabled(device.type):
+        return tensor
+    return tensor.to(torch.get_autocast_dtype(device.type))
+
+
+@torch.no_grad()
+def init_fan_in(weight: nn.Parameter) -> None:
+    """Normal with variance 1 / fan-in, the last axis: outputs keep the scale of inputs."""
+    nn.init.normal_(weight, std=weight.shape[-1] ** -0.5)

@@ -1,0 +1,100 @@
+"""Two-layer perceptrons, with or without biases: stacked as experts, and one alone as a dense or shared FFN."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from sparsemix.config import config
+from sparsemix.experts.base import autocast, init_fan_in
+from sparsemix.kernels import ActivationName, BackendName, Plain, expert_mlp
+from sparsemix.routing import Dispatch, Routing
+
+
+@config
+class MLPExpertsConfig:
+    """y = W_down act(W_up x + b_up) + b_down."""
+
+    type: Literal["mlp"] = "mlp"
+    hidden: int = Field(ge=1)
+    """F, the width between the projections of one expert"""
+    activation: ActivationName = "relu"
+    """between the projections"""
+    bias: bool = False
+    """add b_up and b_down"""
+    backend: BackendName = "auto"
+    """which kernel computes it"""
+
+    def build(self, dim: int, num_experts: int) -> MLPExperts:
+        """E experts over x of width `dim`."""
+        return MLPExperts(self, dim, num_experts)
+
+    def build_dense(self, dim: int) -> MLP:
+        """One of them as an ordinary FFN, with no router."""
+        return MLP(self, dim)
+
+
+class MLPExperts(nn.Module):
+    """E perceptrons."""
+
+    def __init__(self, config: MLPExpertsConfig, dim: int, num_experts: int) -> None:
+        super().__init__()
+        self.config, self.num_experts = config, num_experts
+        self.up_EFD = nn.Parameter(torch.empty(num_experts, config.hidden, dim))
+        self.down_EDF = nn.Parameter(torch.empty(num_experts, dim, config.hidden))
+        self.up_bias_EF = nn.Parameter(torch.empty(num_experts, config.hidden)) if config.bias else None
+        self.down_bias_ED = nn.Parameter(torch.empty(num_experts, dim)) if config.bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Fan-in normal; biases zero."""
+        init_fan_in(self.up_EFD)
+        init_fan_in(self.down_EDF)
+        if self.up_bias_EF is not None and self.down_bias_ED is not None:
+            nn.init.zeros_(self.up_bias_EF)
+            nn.init.zeros_(self.down_bias_ED)
+
+    def forward(self, x_TD: Tensor, dispatch: Dispatch) -> tuple[Tensor, tuple[Routing, ...]]:
+        """Weighted outputs (N, D) in the order of the dispatch, and no inner routings."""
+        device = x_TD.device
+        y_ND = expert_mlp(
+            autocast(device, x_TD),
+            dispatch,
+            autocast(device, self.up_EFD),
+            autocast(device, self.down_EDF),
+            Plain(self.config.activation),
+            autocast(device, self.up_bias_EF),
+            autocast(device, self.down_bias_ED),
+            self.config.backend,
+        )
+        return y_ND, ()
+
+
+class MLP(nn.Module):
+    """One perceptron on every token."""
+
+    def __init__(self, config: MLPExpertsConfig, dim: int) -> None:
+        super().__init__()
+        self.config = config
+        self.up_FD = nn.Parameter(torch.empty(config.hidden, dim))
+        self.down_DF = nn.Parameter(torch.empty(dim, config.hidden))
+        self.up_bias_F = nn.Parameter(torch.empty(config.hidden)) if config.bias else None
+        self.down_bias_D = nn.Parameter(torch.empty(dim)) if config.bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Fan-in normal; biases zero."""
+        init_fan_in(self.up_FD)
+        init_fan_in(self.down_DF)
+        if self.up_bias_F is not None and self.down_bias_D is not None:
+            nn.init.zeros_(self.up_bias_F)
+            nn.init.zeros_(self.down_bias_D)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """y of the shape of x (..., D)."""
+        a = Plain(self.config.activation).forward(F.linear(x, self.up_FD, self.up_bias_F))
+        return F.linear(a, self.down_DF, self.down_bias_D)

@@ -1,0 +1,99 @@
+"""What stands between an expert's two projections: an activation, plain or gated, and its derivative."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+ActivationName = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2", "sigmoid", "identity"]
+
+
+class Activation(Protocol):
+    """Maps the pre-activation h to the F numbers that the down projection reads."""
+
+    @property
+    def width(self) -> int:
+        """Size of h over F: 2 for gated, 1 for plain."""
+        ...
+
+    def forward(self, h: Tensor) -> Tensor:
+        """a, differentiable by autograd."""
+        ...
+
+    def recompute(self, h: Tensor, da: Tensor) -> tuple[Tensor, Tensor]:
+        """(a, dh): the forward value again, and the gradient of h given that of a; what backward needs of h."""
+        ...
+
+
+class Plain(NamedTuple):
+    """a = act(h)."""
+
+    name: ActivationName
+    width: int = 1
+
+    def forward(self, h: Tensor) -> Tensor:
+        return pointwise(self.name, h)
+
+    def recompute(self, h: Tensor, da: Tensor) -> tuple[Tensor, Tensor]:
+        return pointwise(self.name, h), pointwise_backward(self.name, da, h)
+
+
+class Gated(NamedTuple):
+    """a = act(g) * u with h = [g, u], gate before up (SwiGLU where act is silu). Source: Shazeer 2020, 2002.05202."""
+
+    name: ActivationName
+    width: int = 2
+
+    def forward(self, h: Tensor) -> Tensor:
+        gate, up = h.chunk(2, dim=-1)
+        return pointwise(self.name, gate) * up
+
+    def recompute(self, h: Tensor, da: Tensor) -> tuple[Tensor, Tensor]:
+        gate, up = h.chunk(2, dim=-1)
+        dh = torch.empty_like(h)
+        dgate, dup = dh.chunk(2, dim=-1)
+        act = pointwise(self.name, gate)
+        torch.mul(da, act, out=dup)
+        dgate.copy_(pointwise_backward(self.name, da * up, gate))
+        return act * up, dh
+
+
+def pointwise(name: ActivationName, x: Tensor) -> Tensor:
+    """The activation of x, elementwise: `relu2` is relu(x)^2, `gelu_tanh` the tanh approximation."""
+    match name:
+        case "silu":
+            return F.silu(x)
+        case "gelu":
+            return F.gelu(x)
+        case "gelu_tanh":
+            return F.gelu(x, approximate="tanh")
+        case "relu":
+            return F.relu(x)
+        case "relu2":
+            return F.relu(x).square()
+        case "sigmoid":
+            return torch.sigmoid(x)
+        case "identity":
+            return x
+
+
+def pointwise_backward(name: ActivationName, grad: Tensor, x: Tensor) -> Tensor:
+    """grad * activation'(x), elementwise."""
+    match name:
+        case "silu":
+            return torch.ops.aten.silu_backward(grad, x)
+        case "gelu":
+            return torch.ops.aten.gelu_backward(grad, x)
+        case "gelu_tanh":
+            return torch.ops.aten.gelu_backward(grad, x, approximate="tanh")
+        case "relu":
+            return torch.ops.aten.threshold_backward(grad, x, 0)
+        case "relu2":
+            return grad * (2 * F.relu(x))
+        case "sigmoid":
+            return torch.ops.aten.sigmoid_backward(grad, torch.sigmoid(x))
+        case "identity":
+            return grad

@@ -1,0 +1,21 @@
+"""Models built from the layer: the decoder language model, its parts, its initialisation and its counts."""
+
+from sparsemix.models.attention import AttentionConfig
+from sparsemix.models.cross_entropy import chunked_cross_entropy, token_losses
+from sparsemix.models.decoder import Decoder, DecoderConfig, DecoderOutput
+from sparsemix.models.init import InitConfig, initialize
+from sparsemix.models.primitives import evaluating
+from sparsemix.models.rotary import YarnConfig
+
+__all__ = [
+    "AttentionConfig",
+    "Decoder",
+    "DecoderConfig",
+    "DecoderOutput",
+    "InitConfig",
+    "YarnConfig",
+    "chunked_cross_entropy",
+    "evaluating",
+    "initialize",
+    "token_losses",
+]

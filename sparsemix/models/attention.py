@@ -1,0 +1,153 @@
+"""Grouped-query attention with rotary positions, and which keys a query may look at."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from sparsemix.checks import check
+from sparsemix.config import config
+from sparsemix.models.cache import LayerCache
+from sparsemix.models.primitives import RMSNorm
+from sparsemix.models.rotary import Rotary, YarnConfig, rotary_table, rotate
+
+
+@config
+class AttentionConfig:
+    """Causal self-attention; heads in groups share keys and values where `num_kv_heads` is below `num_heads`."""
+
+    num_heads: int = Field(ge=1)
+    """Query heads."""
+    num_kv_heads: int | None = Field(default=None, ge=1)
+    """Key and value heads, a divisor of `num_heads`; None: as many."""
+    head_dim: int | None = Field(default=None, ge=2)
+    """Size of a head, even; None: dim / num_heads."""
+    qk_norm: Literal["none", "head", "width"] = "none"
+    """RMSNorm of queries and keys: of each head (Qwen3), or over the width of all heads together (OLMoE)."""
+    bias: Literal["none", "qkv", "qkvo"] = "none"
+    """Which projections have a bias: none, those in, or those in and out."""
+    rope_theta: float = Field(default=10_000.0, gt=1)
+    """Base of the rotary frequencies."""
+    yarn: YarnConfig | None = None
+    """Stretch the rotary frequencies over a longer context."""
+
+    def __post_init__(self) -> None:
+        check(
+            self.num_heads % self.kv_heads == 0,
+            "num_kv_heads",
+            "must divide num_heads",
+            f"num_kv_heads={self.kv_heads} with num_heads={self.num_heads}",
+            "choose a divisor",
+        )
+
+    @property
+    def kv_heads(self) -> int:
+        """Key and value heads."""
+        return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
+
+    def head_size(self, dim: int) -> int:
+        """A, for a model of width `dim`."""
+        if self.head_dim is None:
+            fits, seen = dim % self.num_heads == 0, f"num_heads={self.num_heads} with dim={dim}"
+            check(fits, "num_heads", "must divide dim where head_dim is not given", seen, "give head_dim")
+        size = self.head_dim or dim // self.num_heads
+        check(size % 2 == 0, "head_dim", "must be even, since rotary embedding turns pairs", size, "change num_heads")
+        return size
+
+    def rotary(self, position_BS: Tensor, dim: int, dtype: torch.dtype) -> Rotary:
+        """The angles of these positions, for a model of width `dim`."""
+        return rotary_table(position_BS, self.head_size(dim), self.rope_theta, self.yarn, dtype)
+
+    def build(self, dim: int, norm_eps: float = 1e-6) -> Attention:
+        """The module, for a model of width `dim`."""
+        return Attention(self, dim, norm_eps)
+
+
+class AttentionMask(NamedTuple):
+    """Which keys a query sees."""
+
+    allowed_B1SS: Tensor | None
+    """bool, queries by keys; None: no restriction but `causal`."""
+    causal: bool
+    """Each query sees the keys up to its own place, and there are as many keys as queries."""
+
+
+def attention_mask(
+    num_queries: int,
+    num_keys: int,
+    device: torch.device,
+    document_BS: Tensor | None = None,
+    valid_BS: Tensor | None = None,
+) -> AttentionMask:
+    """The last `num_queries` of `num_keys` tokens look back, within their document, at what is not padding.
+
+    Args:
+        document_BS: int64 ids of the documents; only where num_queries equals num_keys.
+        valid_BS: bool, (B, num_keys), False for padding. A padding token sees itself, since a softmax over
+            nothing would be NaN; nobody looks at it.
+    """
+    if document_BS is None and valid_BS is None and num_queries in (1, num_keys):
+        return AttentionMask(None, causal=num_queries > 1)
+    key_S = torch.arange(num_keys, device=device)
+    query_S = key_S[num_keys - num_queries :]
+    allowed_BSS = (key_S <= query_S[:, None])[None]
+    if document_BS is not None:
+        allowed_BSS = allowed_BSS & (document_BS[:, :, None] == document_BS[:, None, :])
+    if valid_BS is not None:
+        allowed_BSS = allowed_BSS & valid_BS[:, None, :] | (key_S == query_S[:, None])
+    return AttentionMask(allowed_BSS[:, None], causal=False)
+
+
+class Attention(nn.Module):
+    """softmax(q k^T / sqrt(A)) v for each head, heads of a group sharing k and v, then the output projection."""
+
+    def __init__(self, config: AttentionConfig, dim: int, norm_eps: float) -> None:
+        super().__init__()
+        self.head_dim = config.head_size(dim)
+        self.kv_heads = config.kv_heads
+        self.grouped = config.kv_heads != config.num_heads
+        width, kv_width = config.num_heads * self.head_dim, config.kv_heads * self.head_dim
+        self.query = nn.Linear(dim, width, bias=config.bias != "none")
+        self.key = nn.Linear(dim, kv_width, bias=config.bias != "none")
+        self.value = nn.Linear(dim, kv_width, bias=config.bias != "none")
+        self.output = nn.Linear(width, dim, bias=config.bias == "qkvo")
+        self.norm_whole_width = config.qk_norm == "width"
+        self.query_norm = self.key_norm = None
+        if config.qk_norm != "none":
+            self.query_norm = RMSNorm(width if self.norm_whole_width else self.head_dim, norm_eps)
+            self.key_norm = RMSNorm(kv_width if self.norm_whole_width else self.head_dim, norm_eps)
+
+    def forward(self, x_BSD: Tensor, rotary: Rotary, mask: AttentionMask, cache: LayerCache | None = None) -> Tensor:
+        """The same shape and dtype as x; `cache` holds the tokens before x and receives those of x."""
+        query_BHSA = rotate(self._heads(self.query(x_BSD), self.query_norm), rotary)
+        key_BHSA = rotate(self._heads(self.key(x_BSD), self.key_norm), rotary)
+        value_BHSA = self._heads(self.value(x_BSD), None)
+        if cache is not None:
+            key_BHSA, value_BHSA = cache.append(key_BHSA, value_BHSA)
+        mixed_BHSA = F.scaled_dot_product_attention(
+            query_BHSA,
+            key_BHSA,
+            value_BHSA,
+            attn_mask=mask.allowed_B1SS,
+            is_causal=mask.causal,
+            enable_gqa=self.grouped,
+        )
+        return self.output(mixed_BHSA.transpose(1, 2).flatten(2))
+
+    def new_cache(self, batch_size: int, max_length: int) -> LayerCache:
+        """An empty cache of this layer."""
+        weight = self.key.weight
+        shape = (batch_size, self.kv_heads, max_length, self.head_dim)
+        return LayerCache(weight.new_zeros(shape), weight.new_zeros(shape))
+
+    def _heads(self, x_BSD: Tensor, norm: RMSNorm | None) -> Tensor:
+        if norm is not None and self.norm_whole_width:
+            x_BSD = norm(x_BSD)
+        x_BSHA = x_BSD.unflatten(-1, (-1, self.head_dim))
+        if norm is not None and not self.norm_whole_width:
+            x_BSHA = norm(x_BSHA)
+        return x_BSHA.transpose(1, 2)

@@ -1,0 +1,58 @@
+"""What a router is, and the wide arithmetic that every router with parameters keeps whatever the model's dtype."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from sparsemix.routing import Routing, TokenInfo
+
+
+class Router(Protocol):
+    """Decides which experts each token goes to, and with what weight."""
+
+    @property
+    def num_experts(self) -> int:
+        """E, the number of columns of its scores."""
+        ...
+
+    @property
+    def causal(self) -> bool:
+        """Whether a token's routing is free of any influence of later tokens."""
+        ...
+
+    def __call__(
+        self, x_TD: Tensor, info: TokenInfo | None = None, previous: Routing | None = None
+    ) -> Routing: ...
+
+    def statistic(self, routing: Routing) -> Tensor | None:
+        """What `update` needs of a routing; additive over micro-batches and ranks. None: nothing to update."""
+        ...
+
+    def update(self, total: Tensor) -> None:
+        """Adapt the router's state to the summed statistic, once an optimiser step."""
+        ...
+
+
+class WideModule(nn.Module):
+    """A module that `.half()` and `.to(torch.bfloat16)` move but do not narrow.
+
+    A selection bias of 1.0 in bfloat16 does not change when 0.001 is added to it, and softmax over bfloat16 logits
+    changes which expert wins; so parameters and buffers stay in float32, or float64 if so asked.
+    """
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> WideModule:
+        def keep_wide(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            narrowed = moved.is_floating_point() and moved.element_size() < min(4, tensor.element_size())
+            return tensor.to(moved.device) if narrowed else moved
+
+        return super()._apply(keep_wide, recurse)
+
+
+def wide_dtype(x: Tensor) -> torch.dtype:
+    """float32, or float64 for a float64 input."""
+    return torch.promote_types(x.dtype, torch.float32)

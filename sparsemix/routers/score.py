@@ -1,0 +1,47 @@
+"""Pure functions from x and weights to gate scores."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sparsemix.routers.base import wide_dtype
+
+Gate = Literal["softmax_topk", "topk_softmax", "sigmoid"]
+
+
+def linear_scores(x_TD: Tensor, weight_ED: Tensor) -> Tensor:
+    """x W^T in at least float32, whatever the dtype of x and whatever autocast says; (T, E)."""
+    dtype = wide_dtype(x_TD)
+    with torch.autocast(x_TD.device.type, enabled=False):
+        return F.linear(x_TD.to(dtype), weight_ED.to(dtype))
+
+
+def gate_distribution(gate: Gate, logits_TE: Tensor) -> Tensor:
+    """The distribution over all experts that balance losses read; rows sum to 1.
+
+    Softmax of the logits, or for the sigmoid gate s_i / sum_j s_j (DeepSeek-V3, 2412.19437).
+    """
+    if gate == "sigmoid":
+        scores_TE = torch.sigmoid(logits_TE)
+        return scores_TE / scores_TE.sum(-1, keepdim=True)
+    return logits_TE.softmax(-1)
+
+
+def gate_scores(gate: Gate, logits_TE: Tensor) -> Tensor:
+    """What the top k is taken of: probabilities, the logits themselves (topk_softmax), or a sigmoid each."""
+    match gate:
+        case "softmax_topk":
+            return logits_TE.softmax(-1)
+        case "topk_softmax":
+            return logits_TE
+        case "sigmoid":
+            return torch.sigmoid(logits_TE)
+
+
+def jitter(x_TD: Tensor, epsilon: float) -> Tensor:
+    """x times uniform noise in [1 - epsilon, 1 + epsilon]: mean-preserving. Source: Switch's code (2101.03961)."""
+    return x_TD * torch.empty_like(x_TD).uniform_(1 - epsilon, 1 + epsilon)

@@ -1,0 +1,143 @@
+"""What a router decides, as data: weighted edges token -> expert, and their view sorted by expert."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class TokenInfo(NamedTuple):
+    """What a router may need to know about the T tokens beside x; every field is optional, each of shape (T,)."""
+
+    valid_T: Tensor | None = None
+    """bool, False for padding: such tokens reach no expert and count in no loss and no statistic."""
+    id_T: Tensor | None = None
+    """int64 token ids."""
+    sequence_T: Tensor | None = None
+    """int64, which sequence the token belongs to."""
+    position_T: Tensor | None = None
+    """int64, its place in the sequence."""
+    modality_T: Tensor | None = None
+    """int64, which modality it comes from."""
+
+
+class Routing(NamedTuple):
+    """N weighted edges token -> expert over T tokens and E experts. A value: nothing modifies it in place."""
+
+    token_N: Tensor
+    """int64, 0 <= token < T."""
+    expert_N: Tensor
+    """int64, 0 <= expert < E: the router's choice, never overwritten, so that losses see what the router wanted."""
+    weight_N: Tensor
+    """combine weight, float32 or wider; carries the router's gradient."""
+    live_N: Tensor | None = None
+    """bool, False for edges dropped by capacity and for padding; None: all live. Only `sort_by_expert` reads it."""
+    logits_TE: Tensor | None = None
+    """before bias, noise or mask."""
+    probs_TE: Tensor | None = None
+    """the gate distribution that balance losses read; rows sum to 1."""
+    load_TE: Tensor | None = None
+    """differentiable probability of being selected, for `load_loss`."""
+    edges_per_token: int | None = None
+    """K where every token has exactly K edges, in token order; None: ragged."""
+    info: TokenInfo | None = None
+    inner: tuple[Routing, ...] = ()
+    """routings of mixtures used as experts; losses and statistics recurse into them."""
+
+
+class Dispatch(NamedTuple):
+    """The live edges of a routing, sorted by expert: expert e owns rows bounds[e]:bounds[e + 1]."""
+
+    token_N: Tensor
+    """int64, the row of x that sorted row i reads."""
+    edge_N: Tensor
+    """int64, the edge of the routing that sorted row i is."""
+    weight_N: Tensor
+    """combine weights in sorted order."""
+    bounds: Tensor
+    """int32, E + 1 offsets that begin with 0 and end with N."""
+    slot_TK: Tensor | None
+    """int64, the sorted rows of each token, where every token has K live edges; None: ragged."""
+
+
+def sort_by_expert(routing: Routing, num_experts: int) -> Dispatch:
+    """Sort the live edges by expert, stably: within an expert, rows keep the order of the routing's edges.
+
+    Args:
+        routing: N edges, of which `live_N` marks those to compute.
+        num_experts: E.
+
+    Returns:
+        The dispatch, compacted to the live edges; gradient flows through `weight_N`.
+    """
+    expert_N, edge_N = torch.sort(routing.expert_N, stable=True)
+    all_live = routing.live_N is None
+    if not all_live:
+        live_N = routing.live_N[edge_N]
+        expert_N, edge_N = expert_N[live_N], edge_N[live_N]
+    experts = torch.arange(num_experts + 1, device=expert_N.device)
+    slot_TK = None
+    if all_live and routing.edges_per_token:
+        slot_N = torch.empty_like(edge_N).scatter_(0, edge_N, torch.arange(len(edge_N), device=edge_N.device))
+        slot_TK = slot_N.view(-1, routing.edges_per_token)
+    return Dispatch(
+        token_N=routing.token_N[edge_N],
+        edge_N=edge_N,
+        weight_N=routing.weight_N[edge_N],
+        bounds=torch.searchsorted(expert_N, experts, out_int32=True),
+        slot_TK=slot_TK,
+    )
+
+
+def drop_over_capacity(routing: Routing, num_experts: int, capacity: int, order_N: Tensor) -> Routing:
+    """Mark as not live the edges past the first `capacity` of each expert; the choice itself stays as it was.
+
+    Args:
+        routing: N edges; those not live already take no place.
+        num_experts: E.
+        capacity: the most edges an expert takes, at least 1.
+        order_N: a permutation of the edges, the first to be served first.
+
+    Returns:
+        The routing with `live_N` set.
+    """
+    assert capacity >= 1, "an expert that may take no token would crash one-token decoding"
+    live_N = torch.ones_like(routing.expert_N, dtype=torch.bool) if routing.live_N is None else routing.live_N
+    waiting_N = torch.where(live_N, routing.expert_N, num_experts)[order_N]  # the dead queue up at no expert
+    expert_N, queue_N = torch.sort(waiting_N, stable=True)
+    starts = torch.searchsorted(expert_N, torch.arange(num_experts + 1, device=expert_N.device))
+    place_N = torch.arange(len(expert_N), device=expert_N.device) - starts[expert_N]
+    served_N = torch.empty_like(live_N).scatter_(0, order_N[queue_N], place_N < capacity)
+    return routing._replace(live_N=live_N & served_N)
+
+
+def valid_edges(routing: Routing) -> Tensor | None:
+    """bool (N,): False for edges of padding; None where there is no padding."""
+    if routing.info is None or routing.info.valid_T is None:
+        return None
+    return routing.info.valid_T[routing.token_N]
+
+
+def load(routing: Routing, num_experts: int) -> Tensor:
+    """Number of valid choices of each expert, (E,) int64, before capacity dropping."""
+    valid_N = valid_edges(routing)
+    expert_N = routing.expert_N if valid_N is None else routing.expert_N[valid_N]
+    ones_N = torch.ones_like(expert_N)
+    return torch.zeros(num_experts, dtype=torch.int64, device=expert_N.device).index_add_(0, expert_N, ones_N)
+
+
+def num_valid_tokens(routing: Routing, num_tokens: int) -> Tensor | int:
+    """T less the padding."""
+    if routing.info is None or routing.info.valid_T is None:
+        return num_tokens
+    return routing.info.valid_T.sum()
+
+
+def flatten(routings: Routing | Sequence[Routing]) -> list[Routing]:
+    """Every routing, those of mixtures used as experts included, outer before inner."""
+    if isinstance(routings, Routing):
+        return [routings, *flatten(routings.inner)]
+    return [found for routing in routings for found in flatten(routing)]
