@@ -33,9 +33,9 @@ def switch_loss(routing: Routing, load_E: Tensor | None = None) -> Tensor:
     """
     probs_TE = _field(routing, "probs_TE", "switch_loss")
     num_experts = probs_TE.shape[1]
-    load_E = load(routing, num_experts) if load_E is None else load_E
+    load_E = (load(routing, num_experts) if load_E is None else load_E).to(probs_TE.dtype)
     share_E = load_E / load_E.sum().clamp(min=1)
-    return num_experts * (share_E.to(probs_TE.dtype) * _mean_over_tokens(routing, probs_TE)).sum()
+    return num_experts * (share_E * _mean_over_tokens(routing, probs_TE)).sum()
 
 
 def z_loss(routing: Routing) -> Tensor:
@@ -50,7 +50,7 @@ def z_loss(routing: Routing) -> Tensor:
 def importance(routing: Routing, num_experts: int) -> Tensor:
     """Mean combine weight a token gives to each expert, (E,); padding does not count, dropped edges do."""
     valid_N = valid_edges(routing)
-    weight_N = routing.weight_N if valid_N is None else routing.weight_N * valid_N
+    weight_N = routing.weight_N if valid_N is None else torch.where(valid_N, routing.weight_N, 0)
     total_E = weight_N.new_zeros(num_experts).index_add(0, routing.expert_N, weight_N)
     return total_E / _num_tokens(routing)
 
@@ -114,9 +114,7 @@ def balance_loss(
     """
     terms = ((switch, switch_loss), (z, z_loss), (importance, importance_loss), (load, load_loss))
     losses = [weight * loss(routing) for routing in flatten(routings) for weight, loss in terms if weight]
-    check(
-        len(losses) > 0, "balance_loss", "needs a routing and a coefficient above 0", f"{len(losses)} terms"
-    )
+    check(len(losses) > 0, "balance_loss", "needs a routing and a coefficient above 0", f"{len(losses)} terms")
     return torch.stack(losses).sum()
 
 
@@ -125,8 +123,8 @@ def bias_step(bias_E: Tensor, load_E: Tensor, rate: float) -> Tensor:
 
     Source: auxiliary-loss-free balancing (2408.15664), algorithm 1. Call it once an optimiser step.
     """
-    load_E = load_E.to(bias_E.dtype)
-    return bias_E + rate * torch.sign(load_E.mean() - load_E)
+    below_mean_E = torch.sign(load_E.sum() - len(load_E) * load_E)  # exact in integers, however large the batch
+    return bias_E + rate * below_mean_E.to(bias_E.dtype)
 
 
 def _field(routing: Routing, name: str, loss: str) -> Tensor:
@@ -156,4 +154,5 @@ def _seen_from_the_whole(part_E: Tensor, whole_E: Tensor | None) -> Tensor:
 
 
 def _cv_squared(x_E: Tensor) -> Tensor:
-    return x_E.var(unbiased=False) / (x_E.mean().square() + 1e-10)
+    """Population variance over squared mean; 0 where all is 0, and no epsilon that would weigh more with more experts."""
+    return x_E.var(unbiased=False) / x_E.mean().square().clamp(min=torch.finfo(x_E.dtype).tiny)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from pathlib import Path
-from typing import Any, TypeVar, dataclass_transform
+from typing import Any, TypeVar, cast, dataclass_transform
 
 import pydantic
 
@@ -18,7 +18,7 @@ def config(cls: type[C]) -> type[C]:
 
     A class that is one of several choices carries `type: Literal["tag"] = "tag"`; JSON then says which it is.
     """
-    rules = pydantic.ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    rules = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
     checked = pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=rules)(cls)
     validate = checked.__init__
 
@@ -30,7 +30,7 @@ def config(cls: type[C]) -> type[C]:
             raise ValueError(one_line(error, cls.__name__)) from None
 
     checked.__init__ = init
-    return checked
+    return cast(type[C], checked)
 
 
 def to_json(value: Any) -> str:
@@ -59,7 +59,7 @@ def read_json(kind: type[C], path: Path) -> C:
         ValueError: no such file, or its contents are refused.
     """
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: must be a readable config file, got {error}; check the path") from None
     return from_json(kind, text, str(path))
@@ -68,13 +68,16 @@ def read_json(kind: type[C], path: Path) -> C:
 def one_line(error: pydantic.ValidationError, source: str) -> str:
     """The first complaint of pydantic in our one-line form, and how many more there are."""
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    rule = first["msg"].removeprefix("Value error, ")
+    where = ": ".join([source, ".".join(str(part) for part in first["loc"])]).removesuffix(": ")
+    rule, seen = first["msg"].removeprefix("Value error, "), repr(first["input"])
     if first["type"] == "value_error":  # our own sentence already names the value and the remedy
-        text = rule if not where else f"{where}: {rule}"
+        text = rule
     elif first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        text = f"{where}: unknown key, got {first['input']!r}; remove it or correct its name"
+        text = f"unknown key, got {seen}; remove it or correct its name"
+    elif first["type"] == "missing":
+        text = "required, got nothing; give it a value"
     else:
-        text = f"{where}: {rule}, got {first['input']!r}; correct the value"
+        text = f"{rule}, got {seen}; correct the value"
     more = error.error_count() - 1
-    return f"{source}: {text}" + (f" (and {more} more)" if more else "")
+    line = " ".join(f"{where}: {text}".split())  # a key or a value may itself hold line breaks
+    return line + (f" (and {more} more)" if more else "")

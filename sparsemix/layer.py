@@ -116,8 +116,4 @@ class MoE(nn.Module):
         return y_TD.view(*x.shape[:-1], y_TD.shape[-1]), routing
 
     def _gated(self, x_TD: Tensor, y_TD: Tensor) -> Tensor:
-        return (
-            y_TD
-            if self.shared_gate is None
-            else torch.sigmoid(F.linear(x_TD, self.shared_gate.weight)) * y_TD
-        )
+        return y_TD if self.shared_gate is None else torch.sigmoid(F.linear(x_TD, self.shared_gate.weight)) * y_TD

@@ -74,13 +74,12 @@ def sort_by_expert(routing: Routing, num_experts: int) -> Dispatch:
         The dispatch, compacted to the live edges; gradient flows through `weight_N`.
     """
     expert_N, edge_N = torch.sort(routing.expert_N, stable=True)
-    all_live = routing.live_N is None
-    if not all_live:
-        live_N = routing.live_N[edge_N]
-        expert_N, edge_N = expert_N[live_N], edge_N[live_N]
+    if routing.live_N is not None:
+        live = routing.live_N[edge_N]
+        expert_N, edge_N = expert_N[live], edge_N[live]
     experts = torch.arange(num_experts + 1, device=expert_N.device)
     slot_TK = None
-    if all_live and routing.edges_per_token:
+    if routing.live_N is None and routing.edges_per_token:
         slot_N = torch.empty_like(edge_N).scatter_(0, edge_N, torch.arange(len(edge_N), device=edge_N.device))
         slot_TK = slot_N.view(-1, routing.edges_per_token)
     return Dispatch(
@@ -124,9 +123,9 @@ def valid_edges(routing: Routing) -> Tensor | None:
 def load(routing: Routing, num_experts: int) -> Tensor:
     """Number of valid choices of each expert, (E,) int64, before capacity dropping."""
     valid_N = valid_edges(routing)
-    expert_N = routing.expert_N if valid_N is None else routing.expert_N[valid_N]
-    ones_N = torch.ones_like(expert_N)
-    return torch.zeros(num_experts, dtype=torch.int64, device=expert_N.device).index_add_(0, expert_N, ones_N)
+    expert_N = routing.expert_N
+    count_N = torch.ones_like(expert_N) if valid_N is None else valid_N.long()
+    return torch.zeros(num_experts, dtype=torch.int64, device=expert_N.device).index_add_(0, expert_N, count_N)
 
 
 def num_valid_tokens(routing: Routing, num_tokens: int) -> Tensor | int:

@@ -1,4 +1,4 @@
-"""Batches: a training batch is a pure function of its index, and the held-out batches are always the same ones."""
+"""Batches: for training a pure function of their index, for evaluation always the same ones."""
 
 from __future__ import annotations
 
@@ -25,18 +25,19 @@ class Batch(NamedTuple):
     document_BS: np.ndarray | None
     """Which document of its row an input belongs to, int64, when documents are kept apart."""
     position_BS: np.ndarray | None
-    """The input's position in its document (or what the row has of it), int64, when documents are kept apart."""
+    """The input's position in the part of its document in the row, int64, when documents are kept apart."""
 
 
 class Sampler:
     """Training batches from one or more stores, the same for the same seed, in any order, from any index.
 
-    A store's training stream is cut into windows of `sequence_length` inputs; the targets of all windows are all of its
-    tokens, each once (a few twice where the length does not divide the stream). Each epoch visits every window once in
-    an order of its own. A window may begin and end inside documents.
+    A store's training stream is cut into windows of `sequence_length` inputs; the targets of all windows
+    are all of its tokens, each once (a few twice where the length does not divide the stream). Each epoch
+    visits every window once in an order of its own. A window may begin and end inside documents.
 
-    An end token as an input is the beginning of the next document, so that the model learns to start from it; as a
-    target it is the end of the one before. When documents are kept apart, no target therefore lies across a boundary.
+    An end token as an input is the beginning of the next document, so that the model learns to start from
+    it; as a target it is the end of the one before. So no target ever lies in another document than its
+    input.
     """
 
     def __init__(
@@ -134,8 +135,8 @@ def held_out_batches(
     """Domain and batch, for every domain with held-out text: fixed sequences, in the order of the documents.
 
     A domain's stream is cut into windows whose targets are each of its tokens once; where they exceed
-    `max_tokens_per_domain`, as many windows as fit are taken at even distances. The last window is filled up with
-    targets of weight 0; the last batch of a domain has fewer rows.
+    `max_tokens_per_domain`, as many windows as fit (at least one) are taken at even distances. The last
+    window is filled up with targets of weight 0; the last batch of a domain may have fewer rows.
     """
     for domain, stream in store.held_out.items():
         windows = math.ceil((len(stream) - 1) / sequence_length)

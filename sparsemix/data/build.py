@@ -1,11 +1,9 @@
-"""Writes a token store: documents stream in, tokens stream out, and the held-out documents are chosen on the way."""
+"""Writes a token store: documents stream in, tokens stream out; held-out documents are chosen on the way."""
 
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator
-from hashlib import blake2b
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,7 +12,8 @@ import numpy as np
 from sparsemix.checks import check
 from sparsemix.config import to_json
 from sparsemix.data.document import Document
-from sparsemix.data.files import sync_folder, write_text
+from sparsemix.data.files import complete_or_nothing, write_text
+from sparsemix.data.held_out import HeldOut
 from sparsemix.data.shards import (
     INDEX,
     META,
@@ -29,8 +28,7 @@ from sparsemix.data.tokenizer import Tokenizer
 
 SHARD_TOKENS = 1 << 28
 CHUNK = 1 << 22  # characters tokenised at once: enough to keep the cores busy, little to hold in memory
-MOST_DOMAINS = 256  # evaluation goes by domain; more are surely not meant as such
-ENOUGH_DOCUMENTS = 8
+MOST_DOMAINS = 100  # evaluation goes by domain, and each keeps two files open while writing
 
 
 def build_store(
@@ -45,8 +43,8 @@ def build_store(
 ) -> TokenStore:
     """Tokenise documents into a new store at `path`, holding a few megabytes at a time.
 
-    The store appears at `path` when it is complete. Until then it grows in `path` + ".tmp", which the next build
-    removes if this one is killed.
+    The store appears at `path` when it is complete. Until then it grows in `path` + ".tmp", which the next
+    build removes if this one is killed.
 
     Args:
         path: a folder that does not exist yet.
@@ -58,15 +56,12 @@ def build_store(
         progress: called with the bytes of text read so far.
 
     Raises:
-        ValueError: `path` exists, no documents, only one of them with `held_out` above 0, more than 256 domains.
+        ValueError: `path` exists, no documents, one document and `held_out` above 0, more than 100 domains.
     """
     check(not path.exists(), "path", "must not exist yet", f"{path}", "open the store or remove it")
-    check(0 <= held_out <= 0.5, "held_out", "must be in 0..0.5", f"{held_out}", "lower it")
-    temporary = path.with_name(path.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        writer = _StoreWriter(temporary, tokenizer, HeldOut(held_out, seed), shard_tokens)
+    choice = HeldOut(held_out, seed)
+    with complete_or_nothing(path) as temporary:
+        writer = _StoreWriter(temporary, tokenizer, choice, shard_tokens)
         try:
             for document, tokens, prompt_tokens in _tokenise(documents, tokenizer):
                 writer.add(document, tokens, prompt_tokens)
@@ -75,39 +70,7 @@ def build_store(
             write_text(temporary / META, to_json(writer.finish()))
         finally:
             writer.close()
-        temporary.rename(path)
-        sync_folder(path.parent)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
     return TokenStore.open(path)
-
-
-class HeldOut:
-    """Chooses held-out documents as they come, domain by domain, knowing neither how many follow nor their text.
-
-    Of n documents of a domain floor(share * n + phase) are held out, spread evenly, the phase hashed from the seed and
-    the domain's name; and one of its first eight, so that small domains are measured too. The first never is.
-    """
-
-    def __init__(self, share: float, seed: int):
-        self.share = share
-        self.seed = seed
-        self._seen: dict[str, int] = {}
-
-    def choose(self, domain: str) -> bool:
-        """Whether the next document of this domain is held out."""
-        count = self._seen.get(domain, 0)
-        self._seen[domain] = count + 1
-        return self._quota(domain, count + 1) > self._quota(domain, count)
-
-    def _quota(self, domain: str, count: int) -> int:
-        if self.share == 0:
-            return 0
-        digest = blake2b(f"{self.seed} {domain}".encode(), digest_size=16).digest()
-        phase = int.from_bytes(digest[:8]) / 2**64 * (1 - self.share)
-        early = 2 + int.from_bytes(digest[8:]) % (ENOUGH_DOCUMENTS - 1)
-        return max(int(self.share * count + phase), int(count >= early))
 
 
 class _StreamWriter:

@@ -1,4 +1,4 @@
-"""The built-in corpus: the standard library of the running interpreter, read from disk, in several domains."""
+"""The built-in corpus: the standard library of the running interpreter, read from disk, by domain."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ TEXT_SUFFIXES = {".txt", ".html", ".xml", ".rst", ".md"}
 
 
 def read_builtin(library: Path | None = None) -> Iterator[Document]:
-    """Documents of the standard library in sorted order, each the verbatim text of a file or of a `pydoc` topic.
+    """Documents of the standard library in sorted order: the verbatim text of a file or of a `pydoc` topic.
 
-    The domains, as far as the interpreter ships them: library, tests, gui, encodings, decimal (tables of arithmetic),
-    text (plain text, HTML and XML) and topics (the language reference that `help()` prints).
+    The domains, as far as the interpreter ships them: library, tests, gui, encodings, decimal (tables of
+    arithmetic), text (plain text, HTML and XML) and topics (the language reference that `help()` prints).
 
     Args:
         library: the folder to read; that of the running interpreter unless given.
@@ -68,7 +68,7 @@ def _domain(path: Path) -> str | None:
 
 
 def _text(path: Path) -> str | None:
-    """The file decoded as Python would (PEP 263), None where that fails, as it must for some files of the tests."""
+    """The file decoded as Python would (PEP 263), None where that fails, as it must for some of the tests."""
     try:
         raw = path.read_bytes()
         encoding = tokenize.detect_encoding(io.BytesIO(raw).readline)[0] if path.suffix == ".py" else "utf-8"

@@ -23,9 +23,9 @@ def read_documents(source: str) -> Iterator[Document]:
     """The documents of a source, always in the same order, never more than a few in memory.
 
     Args:
-        source: `builtin` (the standard library of the running interpreter), `hf:NAME[:CONFIG][@SPLIT]`, a `.jsonl` or
-            `.parquet` file (`text`, or `prompt` and `completion`; `domain` if there is one), any other file as text,
-            or a folder of such files.
+        source: `builtin` (the standard library of the running interpreter), `hf:NAME[:CONFIG][@SPLIT]`, a
+            `.jsonl` or `.parquet` file (`text`, or `prompt` and `completion`; `domain` if there is one),
+            any other file as text, or a folder of such files.
 
     Raises:
         ValueError: no such source; and while iterating: nothing in it, or a record that is malformed.

@@ -17,12 +17,14 @@ class Document(NamedTuple):
 
 
 def document_from_record(record: Any, domain: str, where: str) -> Document:
-    """The document in a record with `text`, or with `prompt` and `completion`; its own `domain` wins over `domain`.
+    """The document in a record with `text`, or with `prompt` and `completion`; it may name its own domain.
 
     Raises:
         ValueError: not a mapping, neither form of keys, a value that is no text.
     """
-    check(isinstance(record, Mapping), where, "must be an object", type(record).__name__, 'write {"text": ...}')
+    check(
+        isinstance(record, Mapping), where, "must be an object", type(record).__name__, 'write {"text": ...}'
+    )
     if "text" in record:
         names = {"text": "text"}
     else:
@@ -41,7 +43,13 @@ def document_from_record(record: Any, domain: str, where: str) -> Document:
 
 def _text(value: Any, where: str) -> str:
     """`value`, which must be a string that UTF-8 can hold (JSON escapes can spell half a surrogate pair)."""
-    check(isinstance(value, str), where, "must be a string", type(value).__name__, "correct or remove the record")
+    check(
+        isinstance(value, str),
+        where,
+        "must be a string",
+        type(value).__name__,
+        "correct or remove the record",
+    )
     try:
         value.encode()
     except UnicodeEncodeError as error:

@@ -1,4 +1,4 @@
-"""Order without state: a seeded permutation of 0..n-1 and a mixture of sources, each a function of the index alone."""
+"""Order without state: a seeded permutation of 0..n-1 and a mixture of sources, functions of an index."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def hashed(value: np.ndarray) -> np.ndarray:
 def permute(index: np.ndarray, size: int, key: np.ndarray) -> np.ndarray:
     """Where a permutation of 0..size-1 chosen by `key` sends each index, without ever writing it down.
 
-    A Feistel network permutes the next larger 4^h; an image outside the range is sent on until it falls inside.
+    A Feistel network permutes the next larger 4^h; an image outside the range is sent on until it is inside.
 
     Args:
         index: (n) int64 in 0..size-1.
@@ -45,7 +45,7 @@ def permute(index: np.ndarray, size: int, key: np.ndarray) -> np.ndarray:
     while len(outside):
         left, right = value[outside] >> half, value[outside] & mask
         for number in range(ROUNDS):
-            noise = hashed(hashed(key[outside] + np.uint64(number)) ^ right)
+            noise = hashed(key[outside] ^ right ^ np.uint64(number << 32))
             left, right = right, left ^ (noise & mask)
         value[outside] = (left << half) | right
         outside = outside[value[outside] >= size]
@@ -55,8 +55,9 @@ def permute(index: np.ndarray, size: int, key: np.ndarray) -> np.ndarray:
 def mix(row: np.ndarray, weights: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
     """Which source each row draws from, and how many earlier rows drew from it.
 
-    The first source is taken whenever floor(row * share) steps up, the rest share the other rows likewise: after any
-    number of rows each source was drawn as often as its weight says, to within the number of sources.
+    The first source is taken whenever floor(row * share) steps up, the rest share the other rows likewise:
+    after any number of rows each source was drawn as often as its weight says, to within the number of
+    sources.
 
     Args:
         row: (n) int64, at least 0.

@@ -1,7 +1,7 @@
-"""The token store on disk: memory-mapped streams of tokens with an index of documents, and what describes them.
+"""The token store on disk: memory-mapped streams of tokens, each with an index of its documents.
 
-A stream is `end document end document end ...`: the end token closes a document and stands before the next one. A store
-has one stream to train on, and one of held-out documents for each domain.
+A stream is `end document end document end ...`: the end token closes a document and stands before the next
+one. A store has one stream to train on, and one of held-out documents for each domain.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from sparsemix.config import config, from_json
 VERSION = 1
 META = "meta.json"
 INDEX = np.dtype(
-    [("start", "<i8"), ("tokens", "<i8"), ("prompt_tokens", "<i8"), ("bytes", "<i8"), ("domain", "<i8")]
+    [("start", "<i8"), ("tokens", "<u4"), ("prompt_tokens", "<u4"), ("bytes", "<u4"), ("domain", "<u4")]
 )
-"""One entry a document: the position of its first token in the stream, its tokens (prompt and end among them), its bytes
-of UTF-8 (prompt among them), and the number of its domain."""
+"""One entry a document: the position of its first token in the stream, its tokens (prompt and end among
+them), its bytes of UTF-8 (prompt among them), and the number of its domain."""
 
 
 @config
@@ -80,7 +80,8 @@ class TokenStream:
         self.meta = meta
         self._shard_tokens = store.shard_tokens
         sizes = [
-            min(store.shard_tokens, meta.tokens - start) for start in range(0, meta.tokens, store.shard_tokens)
+            min(store.shard_tokens, meta.tokens - start)
+            for start in range(0, meta.tokens, store.shard_tokens)
         ]
         self._shards = [
             _map(shard_path(folder, meta.name, number), np.dtype(store.dtype), size)
@@ -93,7 +94,7 @@ class TokenStream:
         return self.meta.tokens
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """The tokens from `start` up to `stop` or the end of the stream, of the store's type; a view where possible."""
+        """The tokens from `start` up to `stop` or the end of the stream; a view where possible."""
         stop = min(stop, len(self))
         first, last = start // self._shard_tokens, max(stop - 1, start) // self._shard_tokens
         parts = []
@@ -134,14 +135,16 @@ class TokenStore:
         """The store that `build_store` wrote.
 
         Raises:
-            ValueError: no store there, one of a newer format, or one whose files are not as its meta.json says.
+            ValueError: no store there, another format, or files that are not as its meta.json says.
         """
         where = path / META
         try:
             text = where.read_text(encoding="utf-8")
             version = json.loads(text)["version"]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{where}: must be of a token store, got {error!r}; prepare the data again") from None
+            raise ValueError(
+                f"{where}: must be of a token store, got {error!r}; prepare the data again"
+            ) from None
         check(
             version == VERSION,
             f"{where}",

@@ -1,8 +1,9 @@
-"""Readers of documents, each streaming: a text file, JSON lines, Parquet, a folder of those, a Hugging Face dataset."""
+"""Streaming readers of documents: text, JSON lines, Parquet, folders of those, Hugging Face datasets."""
 
 from __future__ import annotations
 
 import codecs
+import itertools
 import json
 import logging
 import os
@@ -13,7 +14,9 @@ from typing import Any
 from sparsemix.checks import check, require
 from sparsemix.data.document import Document, document_from_record
 
-PIECE = 1 << 20  # characters: the longest document that a text file becomes, so that no file needs to fit in memory
+PIECE = (
+    1 << 20
+)  # characters: the longest document that a text file becomes, so that no file needs to fit in memory
 NUM_PIECES = 128  # a lone text file is cut into about this many documents, so that some can be held out
 SMALLEST_PIECE = 256
 MOST_FOLDER_DOMAINS = 64
@@ -31,11 +34,13 @@ def read_jsonl(path: Path, domain: str) -> Iterator[Document]:
     try:
         # utf-8-sig: some editors put a byte order mark, which is not JSON, in front.
         with path.open(encoding="utf-8-sig") as lines:
-            for number, line in enumerate(lines, 1):  # noqa: B007, the number is for the error below
+            for number, line in enumerate(lines, 1):
                 if line.strip():
                     yield document_from_record(_json(line, f"{path}:{number}"), domain, f"{path}:{number}")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: must be UTF-8, got {error.reason} after line {number}; convert it") from None
+        raise ValueError(
+            f"{path}: must be UTF-8, got {error.reason} after line {number}; convert it"
+        ) from None
 
 
 def read_parquet(path: Path, domain: str) -> Iterator[Document]:
@@ -48,18 +53,20 @@ def read_parquet(path: Path, domain: str) -> Iterator[Document]:
         with ParquetFile(path) as table:
             names = set(table.schema_arrow.names) & {"text", "prompt", "completion", "domain"}
             columns = sorted(names if names - {"domain"} else table.schema_arrow.names)
-            row = 0
-            for batch in table.iter_batches(batch_size=256, columns=columns):
-                for row, record in enumerate(batch.to_pylist(), row + 1):
-                    yield document_from_record(record, domain, f"{path}: row {row}")
+            batches = table.iter_batches(batch_size=256, columns=columns)
+            records = itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
+            for row, record in enumerate(records, 1):
+                yield document_from_record(record, domain, f"{path}: row {row}")
     except (ArrowException, OSError) as error:
-        raise ValueError(f"{path}: must be a Parquet file, got {_first_line(error)}; write it again") from None
+        raise ValueError(
+            f"{path}: must be a Parquet file, got {_first_line(error)}; write it again"
+        ) from None
 
 
 def read_folder(path: Path) -> Iterator[Document]:
     """Every text, JSON lines and Parquet file below `path`, in sorted order, hidden ones left out.
 
-    A file's domain is its first folder below `path`; where there is none, or more than 64 of them, its suffix.
+    A file's domain is its first folder below `path`; where there is none, or there are over 64, its suffix.
     """
     folders = {entry.name for entry in path.iterdir() if entry.is_dir()}
     left_out = 0
@@ -81,7 +88,7 @@ def read_folder(path: Path) -> Iterator[Document]:
 
 
 def read_hugging_face(name: str) -> Iterator[Document]:
-    """A dataset of the hub or a local folder, `NAME[:CONFIG][@SPLIT]` (split "train" unless given), streamed."""
+    """A dataset of the hub or in a local folder, `NAME[:CONFIG][@SPLIT]` (split "train" unless given)."""
     datasets = require("datasets", f"to read hf:{name}")
     rest, _, split = name.partition("@")
     place, _, kind = rest.partition(":")
@@ -92,15 +99,19 @@ def read_hugging_face(name: str) -> Iterator[Document]:
         else:
             table = datasets.load_dataset(place, kind or None, split=split or "train", streaming=True)
     except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"hf:{name}: must be a dataset and a split of it, got {_first_line(error)}") from None
-    for number, record in enumerate(table, 1):
-        yield document_from_record(record, kind or Path(place).name, f"hf:{name}: record {number}")
+        seen = _first_line(error)
+        raise ValueError(f"hf:{name}: must name a dataset and split, got {seen}; correct it") from None
+    domain = kind or Path(place).name
+    return (
+        document_from_record(record, domain, f"hf:{name}: record {number}")
+        for number, record in enumerate(table, 1)
+    )
 
 
 def _pieces(path: Path, size: int, domain: str) -> Iterator[Document]:
     try:
         with path.open(encoding="utf-8", newline="") as file:  # newline="": line ends stay as they are
-            # A second `size` bounds the search for a line end, so that a file of one line does not fill the memory.
+            # A second `size` bounds the search for a line end: a file of one line must not fill the memory.
             while text := file.read(size) + file.readline(size):
                 yield Document(text, domain)
     except UnicodeDecodeError as error:
@@ -111,7 +122,8 @@ def _walk(path: Path) -> Iterator[Path]:
     """Files below `path` in sorted order, whatever order the file system keeps."""
     for folder, subfolders, files in os.walk(path):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        yield from (Path(folder, name) for name in sorted(files) if not name.startswith("."))
+        paths = (Path(folder, name) for name in sorted(files) if not name.startswith("."))
+        yield from (path for path in paths if path.is_file())  # no pipes, which would block, nor dead links
 
 
 def _is_text(path: Path) -> bool:

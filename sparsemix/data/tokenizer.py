@@ -1,4 +1,4 @@
-"""Tokenizers that lose nothing: bytes, or byte pairs merged by frequency; ids 0 to 255 are the bytes themselves."""
+"""Tokenizers that lose nothing: bytes, or byte pairs merged by frequency; ids 0 to 255 are the bytes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ END_ID = 256
 class Tokenizer:
     """Text to token ids and back; `decode(encode(text)) == text` for every text.
 
-    The literal text of a special token is encoded as plain text, so `end_id` only ever marks the end of a document.
+    The literal text of a special token is encoded as plain text: only the end of a document gets `end_id`.
 
     >>> tokenizer = ByteTokenizerConfig().build([])
     >>> tokenizer.encode("hé"), tokenizer.decode([104, 195, 169])
@@ -37,7 +37,7 @@ class Tokenizer:
     """
 
     def __init__(self, model: tokenizers.Tokenizer, end: str = END):
-        """Wrap a byte-level tokenizer of the `tokenizers` library whose documents end in the special token `end`."""
+        """Wrap a byte-level tokenizer of the `tokenizers` library; `end` is its end of a document."""
         end_id = model.token_to_id(end)
         check(end_id is not None, "tokenizer", "must have the end token", f"no {end!r}", "name its end token")
         assert end_id is not None
@@ -45,6 +45,7 @@ class Tokenizer:
         model.no_truncation()
         model.no_padding()
         self.model = model
+        self.end = end
         self.end_id: int = end_id
         self.token_bytes: list[bytes] = _token_bytes(model)
         """The bytes that each id stands for; special tokens stand for none."""
@@ -69,7 +70,7 @@ class Tokenizer:
         return self.model.encode(text, add_special_tokens=False).ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """The ids of several texts, each (tokens) of an unsigned integer type; equal to `encode`, in parallel."""
+        """The ids of several texts, each (tokens) of an unsigned type; equal to `encode`, but in parallel."""
         if self._is_bytes:
             return [np.frombuffer(text.encode(), dtype=np.uint8) for text in texts]
         encodings = self.model.encode_batch_fast(texts, add_special_tokens=False)
@@ -144,7 +145,7 @@ class BPETokenizerConfig:
 
     type: Literal["bpe"] = "bpe"
     vocab_size: Annotated[int, pydantic.Field(ge=257)] = 4096
-    """Tokens, the 256 bytes and the end of a document among them; fewer if the corpus has too little to merge."""
+    """Tokens, the 256 bytes and the end of a document among them; fewer if there is little to merge."""
     sample_characters: Annotated[int, pydantic.Field(ge=1)] = 16 << 20
     """Characters of the corpus to learn from at most: documents taken evenly from all of it."""
 
@@ -161,13 +162,11 @@ class BPETokenizerConfig:
         return _byte_level([(left, right) for left, right in json.loads(model.to_str())["model"]["merges"]])
 
 
-TokenizerConfig = Annotated[
-    ByteTokenizerConfig | BPETokenizerConfig, pydantic.Field(discriminator="type")
-]
+TokenizerConfig = Annotated[ByteTokenizerConfig | BPETokenizerConfig, pydantic.Field(discriminator="type")]
 
 
 def sample_evenly(texts: Iterable[str], limit: int) -> list[str]:
-    """Every n-th text, with the least power of two for n that keeps within `limit` characters (or one text)."""
+    """Every n-th text, n being the least power of two that keeps within `limit` characters (or one text)."""
     kept: list[str] = []
     size, stride = 0, 1
     for index, text in enumerate(texts):
@@ -182,7 +181,7 @@ def sample_evenly(texts: Iterable[str], limit: int) -> list[str]:
 
 
 def _byte_level(merges: list[tuple[str, str]]) -> Tokenizer:
-    """The tokenizer with these merges: ids 0 to 255 are bytes, 256 the end, then the merges in their order."""
+    """The tokenizer with these merges: ids 0 to 255 are bytes, 256 is the end, then the merges in order."""
     names = {value: name for name, value in _byte_of_character().items()}
     vocab = {names[value]: value for value in range(256)} | {END: END_ID}
     for left, right in merges:
@@ -196,11 +195,13 @@ def _byte_level(merges: list[tuple[str, str]]) -> Tokenizer:
 
 
 def _byte_of_character() -> dict[str, int]:
-    """The byte that each character of the byte-level alphabet writes: itself below 256, the others fill the gaps."""
+    """The byte that each character of the byte-level alphabet stands for: below 256 itself, else a gap."""
     alphabet = sorted(ByteLevel.alphabet())
     gaps = [value for value in range(256) if chr(value) not in alphabet]
     stand_ins = [character for character in alphabet if ord(character) > 255]
-    return {character: ord(character) for character in alphabet if ord(character) < 256} | dict(zip(stand_ins, gaps))
+    return {character: ord(character) for character in alphabet if ord(character) < 256} | dict(
+        zip(stand_ins, gaps)
+    )
 
 
 def _token_bytes(model: tokenizers.Tokenizer) -> list[bytes]:

@@ -9,9 +9,7 @@ from sparsemix.experts.glu import GLU, GLUExperts, GLUExpertsConfig
 from sparsemix.experts.mlp import MLP, MLPExperts, MLPExpertsConfig
 from sparsemix.experts.modules import ModuleExperts, ModuleExpertsConfig
 
-ExpertsConfig = Annotated[
-    GLUExpertsConfig | MLPExpertsConfig | ModuleExpertsConfig, Field(discriminator="type")
-]
+ExpertsConfig = Annotated[GLUExpertsConfig | MLPExpertsConfig | ModuleExpertsConfig, Field(discriminator="type")]
 DenseConfig = Annotated[GLUExpertsConfig | MLPExpertsConfig, Field(discriminator="type")]
 
 __all__ = [

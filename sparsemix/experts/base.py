@@ -26,8 +26,9 @@ class Experts(Protocol):
 
 
 def autocast(device: torch.device, tensor: T) -> T:
-    """The tensor in autocast's dtype where that is on, as `nn.Linear` would see it; custom autograd does not."""
-    if tensor is None or not torch.is_autocast_enabled(device.type):
+    """The tensor in autocast's dtype where that is on, as `nn.Linear` would see it (float64 stays); custom autograd
+    does not."""
+    if tensor is None or tensor.dtype == torch.float64 or not torch.is_autocast_enabled(device.type):
         return tensor
     return tensor.to(torch.get_autocast_dtype(device.type))
 

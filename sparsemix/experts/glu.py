@@ -53,11 +53,11 @@ class GLUExperts(nn.Module):
 
     def forward(self, x_TD: Tensor, dispatch: Dispatch) -> tuple[Tensor, tuple[Routing, ...]]:
         """Weighted outputs (N, D) in the order of the dispatch, and no inner routings."""
-        x_TD, gate_up_EFD, down_EDF = (
+        x_TD, gate_up_EGD, down_EDF = (
             autocast(x_TD.device, tensor) for tensor in (x_TD, self.gate_up_EFD, self.down_EDF)
         )
         activation = Gated(self.config.activation)
-        return expert_mlp(x_TD, dispatch, gate_up_EFD, down_EDF, activation, backend=self.config.backend), ()
+        return expert_mlp(x_TD, dispatch, gate_up_EGD, down_EDF, activation, backend=self.config.backend), ()
 
 
 class GLU(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -39,7 +40,7 @@ class ModuleExperts(nn.Module):
         edges = dispatch.bounds.tolist()
         x_ND = x_TD[dispatch.token_N]
         outputs = [_no_rows(module, x_ND) for module in self.experts]
-        for e, (start, end) in enumerate(zip(edges, edges[1:])):
+        for e, (start, end) in enumerate(pairwise(edges)):
             if start < end:
                 outputs[e] = self.experts[e](x_ND[start:end])
         y_ND = torch.cat([output.to(x_TD.dtype) for output in outputs])

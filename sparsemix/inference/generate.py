@@ -1,4 +1,4 @@
-"""Generation: prompts of different length in one batch, one forward over them, then token by token from the cache."""
+"""Generation: one forward over a batch of prompts of any lengths, then token by token from the cache."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ def generate(
         The new tokens of each prompt.
 
     Raises:
-        ValueError: an empty prompt, one that leaves no room for the new tokens, or a sampling setting without meaning.
+        ValueError: an empty prompt, one that leaves no room for the new tokens, or a sampling setting
+            without meaning.
     """
     check_sampling(temperature, top_k, top_p)
     _check_lengths(decoder, prompts, max_new_tokens)
@@ -77,7 +78,12 @@ class _Rows:
         self, num_rows: int, seed: int | Sequence[int], stop_ids: Collection[int], on_token: OnToken | None
     ) -> None:
         seeds = range(seed, seed + num_rows) if isinstance(seed, int) else seed
-        check(len(seeds) == num_rows, "seed", f"must be one number, or one for each of {num_rows} rows", len(seeds))
+        check(
+            len(seeds) == num_rows,
+            "seed",
+            f"must be one number, or one for each of {num_rows} rows",
+            len(seeds),
+        )
         self.generators = [torch.Generator().manual_seed(row_seed) for row_seed in seeds]
         self.tokens: list[list[int]] = [[] for _ in seeds]
         self.running = [True] * num_rows
@@ -90,7 +96,9 @@ class _Rows:
 
     def uniform(self) -> Tensor:
         """The next random number of each row, (B,), float64 in [0, 1)."""
-        return torch.cat([torch.rand(1, generator=generator, dtype=torch.float64) for generator in self.generators])
+        return torch.cat(
+            [torch.rand(1, generator=generator, dtype=torch.float64) for generator in self.generators]
+        )
 
     def add(self, tokens: list[int]) -> None:
         for row, token in enumerate(tokens):
@@ -115,7 +123,9 @@ def _forget(layer: int, routing: object) -> None:
 def _left_pad(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor | None]:
     """The prompts as (B, S), ending together, and which tokens are real; None where all are."""
     width = max(len(prompt) for prompt in prompts)
-    tokens_BS = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=device)
+    tokens_BS = torch.tensor(
+        [[0] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=device
+    )
     length_B1 = torch.tensor([[len(prompt)] for prompt in prompts], device=device)
     valid_BS = torch.arange(width, device=device) >= width - length_B1
     return tokens_BS, None if all(len(prompt) == width for prompt in prompts) else valid_BS

@@ -11,18 +11,26 @@ from sparsemix.checks import check
 def check_sampling(temperature: float, top_k: int | None, top_p: float | None) -> None:
     """Raise `ValueError` for a setting that has no meaning."""
     check(temperature >= 0, "temperature", "must be at least 0", temperature, "0 takes the likeliest token")
-    check(top_k is None or top_k >= 1, "top_k", "must be at least 1", top_k, "leave it out to keep all tokens")
-    check(top_p is None or 0 < top_p <= 1, "top_p", "must be in (0, 1]", top_p, "leave it out to keep all tokens")
+    check(
+        top_k is None or top_k >= 1, "top_k", "must be at least 1", top_k, "leave it out to keep all tokens"
+    )
+    check(
+        top_p is None or 0 < top_p <= 1,
+        "top_p",
+        "must be in (0, 1]",
+        top_p,
+        "leave it out to keep all tokens",
+    )
 
 
 def token_probs(
     logits_BV: Tensor, *, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None
 ) -> Tensor:
-    """softmax(logits / temperature), cut to the top k tokens, then to the top p of what is left, summing to 1.
+    """softmax(logits / temperature), cut to the top k tokens, then to the top p of the rest; sums to 1.
 
     Args:
         logits_BV: of the next token.
-        temperature: at least 0; 0 puts all on the likeliest token (the first of equals).
+        temperature: at least 0; 0 puts all on the likeliest token.
         top_k: keep so many of the likeliest tokens; None: all.
         top_p: keep the fewest likeliest tokens whose probabilities sum to at least this; None: all.
 

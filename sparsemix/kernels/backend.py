@@ -29,9 +29,7 @@ def choose_backend(name: BackendName, x_TD: Tensor, up_EGD: Tensor, down_EDF: Te
     """
     reason = native_refuses(x_TD, up_EGD, down_EDF)
     if name == "native":
-        check(
-            reason == "", "backend", "native must be able to serve the tensors", reason, "use backend='auto'"
-        )
+        check(reason == "", "backend", "native must be able to serve the tensors", reason, "use backend='auto'")
         return native
     if name == "auto" and x_TD.is_cuda and not reason:
         return native

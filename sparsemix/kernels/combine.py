@@ -41,9 +41,7 @@ def _sum_ragged(y_ND: Tensor, token_N: Tensor, num_tokens: int) -> Tensor:
     token_N, order_N = torch.sort(token_N, stable=True)
     tokens = torch.arange(num_tokens + 1, device=token_N.device)
     offsets = torch.searchsorted(token_N, tokens)
-    return torch.segment_reduce(
-        y_ND.index_select(0, order_N), "sum", offsets=offsets, axis=0, unsafe=True, initial=0
-    )
+    return torch.segment_reduce(y_ND.index_select(0, order_N), "sum", offsets=offsets, axis=0, unsafe=True, initial=0)
 
 
 class _Combine(torch.autograd.Function):
@@ -56,6 +54,6 @@ class _Combine(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         (token_N,) = ctx.saved_tensors
         return grads[0].index_select(0, token_N), None, None, None

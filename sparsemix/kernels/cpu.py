@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -38,6 +39,6 @@ def grouped_matmul_weight_grad(dy_RF: Tensor, x_RD: Tensor, bounds: Tensor) -> T
 
 def _groups(bounds: Tensor) -> Iterator[tuple[int, slice]]:
     edges = bounds.tolist()
-    for e, (start, end) in enumerate(zip(edges, edges[1:])):
+    for e, (start, end) in enumerate(pairwise(edges)):
         if start < end:
             yield e, slice(start, end)

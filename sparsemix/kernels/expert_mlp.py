@@ -1,4 +1,4 @@
-"""The expert MLP as one autograd function that saves the input, the pre-activation and indices, nothing of size N x D."""
+"""The expert MLP as one autograd function that saves the input, the pre-activation and indices; nothing else of size N."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class _ExpertMLP(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         x_TD, h_NG, weight_N, up_EGD, down_EDF, down_bias_ED, token_N, bounds, slot_TK = ctx.saved_tensors
         ops, dy_ND = ctx.ops, grads[0].contiguous()
         w_N1 = weight_N[:, None].to(x_TD.dtype)

@@ -1,4 +1,4 @@
-"""Grouped products by `torch.nn.functional.grouped_mm`: one call, no host synchronisation where PyTorch has a kernel."""
+"""Grouped products by `torch.nn.functional.grouped_mm`: one call, on a GPU without host synchronisation."""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -21,7 +23,7 @@ def expert_mlp(
     """y_n = w_n (W_down act(W_up x_t + b_up) + b_down), each expert on its own rows; (N, D)."""
     edges = dispatch.bounds.tolist()
     outputs = []
-    for expert, (start, end) in enumerate(zip(edges, edges[1:])):
+    for expert, (start, end) in enumerate(pairwise(edges)):
         h = x_TD[dispatch.token_N[start:end]] @ up_EGD[expert].T
         if up_bias_EG is not None:
             h = h + up_bias_EG[expert]

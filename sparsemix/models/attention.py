@@ -18,7 +18,7 @@ from sparsemix.models.rotary import Rotary, YarnConfig, rotary_table, rotate
 
 @config
 class AttentionConfig:
-    """Causal self-attention; heads in groups share keys and values where `num_kv_heads` is below `num_heads`."""
+    """Causal self-attention; heads share keys and values in groups where `num_kv_heads` is lower."""
 
     num_heads: int = Field(ge=1)
     """Query heads."""
@@ -55,7 +55,13 @@ class AttentionConfig:
             fits, seen = dim % self.num_heads == 0, f"num_heads={self.num_heads} with dim={dim}"
             check(fits, "num_heads", "must divide dim where head_dim is not given", seen, "give head_dim")
         size = self.head_dim or dim // self.num_heads
-        check(size % 2 == 0, "head_dim", "must be even, since rotary embedding turns pairs", size, "change num_heads")
+        check(
+            size % 2 == 0,
+            "head_dim",
+            "must be even, since rotary embedding turns pairs",
+            size,
+            "change num_heads",
+        )
         return size
 
     def rotary(self, position_BS: Tensor, dim: int, dtype: torch.dtype) -> Rotary:
@@ -70,8 +76,8 @@ class AttentionConfig:
 class AttentionMask(NamedTuple):
     """Which keys a query sees."""
 
-    allowed_B1SS: Tensor | None
-    """bool, queries by keys; None: no restriction but `causal`."""
+    allowed: Tensor | None
+    """bool, (B or 1, 1, queries, keys); None: no restriction but `causal`."""
     causal: bool
     """Each query sees the keys up to its own place, and there are as many keys as queries."""
 
@@ -92,18 +98,18 @@ def attention_mask(
     """
     if document_BS is None and valid_BS is None and num_queries in (1, num_keys):
         return AttentionMask(None, causal=num_queries > 1)
-    key_S = torch.arange(num_keys, device=device)
-    query_S = key_S[num_keys - num_queries :]
-    allowed_BSS = (key_S <= query_S[:, None])[None]
+    key = torch.arange(num_keys, device=device)
+    query = key[num_keys - num_queries :, None]
+    allowed = (key <= query)[None]
     if document_BS is not None:
-        allowed_BSS = allowed_BSS & (document_BS[:, :, None] == document_BS[:, None, :])
+        allowed = allowed & (document_BS[:, :, None] == document_BS[:, None, :])
     if valid_BS is not None:
-        allowed_BSS = allowed_BSS & valid_BS[:, None, :] | (key_S == query_S[:, None])
-    return AttentionMask(allowed_BSS[:, None], causal=False)
+        allowed = allowed & valid_BS[:, None, :] | (key == query)
+    return AttentionMask(allowed[:, None], causal=False)
 
 
 class Attention(nn.Module):
-    """softmax(q k^T / sqrt(A)) v for each head, heads of a group sharing k and v, then the output projection."""
+    """softmax(q k^T / sqrt(A)) v for each head, k and v shared by a group, then the output projection."""
 
     def __init__(self, config: AttentionConfig, dim: int, norm_eps: float) -> None:
         super().__init__()
@@ -121,20 +127,17 @@ class Attention(nn.Module):
             self.query_norm = RMSNorm(width if self.norm_whole_width else self.head_dim, norm_eps)
             self.key_norm = RMSNorm(kv_width if self.norm_whole_width else self.head_dim, norm_eps)
 
-    def forward(self, x_BSD: Tensor, rotary: Rotary, mask: AttentionMask, cache: LayerCache | None = None) -> Tensor:
+    def forward(
+        self, x_BSD: Tensor, rotary: Rotary, mask: AttentionMask, cache: LayerCache | None = None
+    ) -> Tensor:
         """The same shape and dtype as x; `cache` holds the tokens before x and receives those of x."""
-        query_BHSA = rotate(self._heads(self.query(x_BSD), self.query_norm), rotary)
-        key_BHSA = rotate(self._heads(self.key(x_BSD), self.key_norm), rotary)
-        value_BHSA = self._heads(self.value(x_BSD), None)
+        query = rotate(self._heads(self.query(x_BSD), self.query_norm), rotary)
+        key = rotate(self._heads(self.key(x_BSD), self.key_norm), rotary)
+        value = self._heads(self.value(x_BSD), None)
         if cache is not None:
-            key_BHSA, value_BHSA = cache.append(key_BHSA, value_BHSA)
+            key, value = cache.append(key, value)
         mixed_BHSA = F.scaled_dot_product_attention(
-            query_BHSA,
-            key_BHSA,
-            value_BHSA,
-            attn_mask=mask.allowed_B1SS,
-            is_causal=mask.causal,
-            enable_gqa=self.grouped,
+            query, key, value, attn_mask=mask.allowed, is_causal=mask.causal, enable_gqa=self.grouped
         )
         return self.output(mixed_BHSA.transpose(1, 2).flatten(2))
 

@@ -11,7 +11,7 @@ from sparsemix.checks import check
 
 
 class LayerCache:
-    """Keys and values of one attention layer. The tensors are allocated whole; rows from `length` on are unused."""
+    """Keys and values of one attention layer, allocated whole; places from `length` on are unused."""
 
     def __init__(self, key_BHSA: Tensor, value_BHSA: Tensor) -> None:
         self.key_BHSA = key_BHSA
@@ -38,7 +38,13 @@ class KVCache:
     def extend(self, num_new: int, valid_BS: Tensor | None) -> Tensor:
         """Take note of `num_new` tokens; the number of valid tokens of each row before them, (B,)."""
         end, room = self.length + num_new, self.valid_BS.shape[1]
-        check(end <= room, "cache", f"holds {room} tokens", end, "make it longer: Decoder.new_cache(batch, max_length)")
+        check(
+            end <= room,
+            "cache",
+            f"holds {room} tokens",
+            end,
+            "make it longer: Decoder.new_cache(batch, max_length)",
+        )
         before_B = self.valid_BS[:, : self.length].sum(dim=1)
         self.valid_BS[:, self.length : end] = True if valid_BS is None else valid_BS
         self.padded |= valid_BS is not None

@@ -72,22 +72,26 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         loss = scale_T.new_zeros(())
         for start in range(0, len(target_T), chunk):
             rows = slice(start, start + chunk)
-            loss_T, log_probs_TV = _loss_and_log_probs(hidden_TD[rows], unembed_VD, target_T[rows])
-            loss += loss_T @ scale_T[rows]
+            losses, log_probs = _loss_and_log_probs(hidden_TD[rows], unembed_VD, target_T[rows])
+            loss += losses @ scale_T[rows]
             if not (wants_hidden or wants_unembed):
                 continue
-            dlogits_TV = _dlogits(log_probs_TV, target_T[rows], scale_T[rows]).to(hidden_TD.dtype)
+            dlogits = _dlogits(log_probs, target_T[rows], scale_T[rows]).to(hidden_TD.dtype)
             if dhidden_TD is not None:
-                dhidden_TD[rows] = dlogits_TV @ unembed_VD
+                dhidden_TD[rows] = dlogits @ unembed_VD
             if dunembed_VD is not None:
-                dunembed_VD += dlogits_TV.T @ hidden_TD[rows]
+                dunembed_VD += dlogits.T @ hidden_TD[rows]
         ctx.save_for_backward(dhidden_TD, None if dunembed_VD is None else dunembed_VD.to(unembed_VD.dtype))
         return loss
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        scaled = [None if saved is None else (saved * grads[0]).to(saved.dtype) for saved in ctx.saved_tensors]
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  # how the decorator is typed
+        ctx: Any, *grads: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        scaled = [
+            None if saved is None else (saved * grads[0]).to(saved.dtype) for saved in ctx.saved_tensors
+        ]
         return *scaled, None, None, None
 
 

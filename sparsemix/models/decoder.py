@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +29,7 @@ checkpointing a second time, so that it must have no side effect."""
 
 @config
 class DecoderConfig:
-    """A decoder-only transformer: `num_layers` blocks of attention and feed-forward layer, each after a norm."""
+    """A decoder-only transformer: blocks of attention and a feed-forward layer, each behind a norm."""
 
     vocab_size: int = Field(ge=1)
     """V, the number of tokens the model knows."""
@@ -124,13 +124,14 @@ class Block(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Embedding, blocks, final norm; `logits` is the unembedding, apart so that a loss can go chunk by chunk."""
+    """Embedding, blocks, final norm; unembedding is apart, so that a loss can go chunk by chunk."""
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.dim)
-        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
+        blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
+        self.blocks = cast("Sequence[Block]", blocks)
         self.norm = RMSNorm(config.dim, config.norm_eps)
         self.unembedding = None
         if not config.tie_embeddings:
@@ -167,10 +168,10 @@ class Decoder(nn.Module):
                 documents together with a cache.
         """
         self._check(tokens_BS, document_BS, cache)
-        position_BS, mask = _place(tokens_BS, position_BS, document_BS, valid_BS, cache)
+        position, mask = _place(tokens_BS, position_BS, document_BS, valid_BS, cache)
         x_BSD = self.embedding(tokens_BS)
-        rotary = self.config.attention.rotary(position_BS, self.config.dim, at_least_float32(x_BSD.dtype))
-        info = _token_info(tokens_BS, position_BS, valid_BS)
+        rotary = self.config.attention.rotary(position, self.config.dim, at_least_float32(x_BSD.dtype))
+        info = _token_info(tokens_BS, position, valid_BS)
         collected = []
         for block in self.blocks:
             layer_cache = None if cache is None else cache.layers[block.layer]
@@ -193,18 +194,32 @@ class Decoder(nn.Module):
         return F.linear(hidden, self.unembed_VD)
 
     def new_cache(self, batch_size: int, max_length: int) -> KVCache:
-        """An empty key-value cache for `batch_size` sequences of at most `max_length` tokens, padding included."""
+        """An empty key-value cache for sequences of at most `max_length` tokens, padding included."""
         layers = [block.attention.new_cache(batch_size, max_length) for block in self.blocks]
         valid_BS = torch.zeros(batch_size, max_length, dtype=torch.bool, device=self.embedding.weight.device)
         return KVCache(layers, valid_BS)
 
     def _check(self, tokens_BS: Tensor, document_BS: Tensor | None, cache: KVCache | None) -> None:
-        check(tokens_BS.ndim == 2, "tokens_BS", "must be (batch, sequence)", f"shape {tuple(tokens_BS.shape)}")
+        check(
+            tokens_BS.ndim == 2, "tokens_BS", "must be (batch, sequence)", f"shape {tuple(tokens_BS.shape)}"
+        )
         length = tokens_BS.shape[1] + (0 if cache is None else cache.length)
         context = self.config.context
-        check(length <= context, "tokens_BS", f"at most context={context} tokens", length, "shorten the sequence")
+        check(
+            length <= context,
+            "tokens_BS",
+            f"at most context={context} tokens",
+            length,
+            "shorten the sequence",
+        )
         apart = document_BS is None or cache is None
-        check(apart, "document_BS", "not together with a cache", "both", "give each document a sequence of its own")
+        check(
+            apart,
+            "document_BS",
+            "not together with a cache",
+            "both",
+            "give each document a sequence of its own",
+        )
 
 
 def _place(
@@ -214,26 +229,26 @@ def _place(
     valid_BS: Tensor | None,
     cache: KVCache | None,
 ) -> tuple[Tensor, AttentionMask]:
-    """Where the tokens stand, and what they see. Notes them in the cache."""
+    """Positions, (B or 1, S), and what the tokens see. Takes note of them in the cache."""
     num_new, device = tokens_BS.shape[1], tokens_BS.device
-    before_B, num_keys, key_valid_BS = None, num_new, valid_BS
+    num_keys, key_valid, before_B = num_new, valid_BS, None
     if cache is not None:
         before_B = cache.extend(num_new, valid_BS)
-        num_keys, key_valid_BS = cache.length, cache.key_valid_BS
-    if position_BS is None:
-        position_BS = torch.arange(num_new, device=device)[None]
-        if valid_BS is not None:
-            position_BS = (valid_BS.cumsum(dim=1) - 1).clamp(min=0)
-        if before_B is not None:
-            position_BS = position_BS + before_B[:, None]
-    return position_BS, attention_mask(num_new, num_keys, device, document_BS, key_valid_BS)
+        num_keys, key_valid = cache.length, cache.key_valid_BS
+    mask = attention_mask(num_new, num_keys, device, document_BS, key_valid)
+    if position_BS is not None:
+        return position_BS, mask
+    position = torch.arange(num_new, device=device)[None]
+    if valid_BS is not None:
+        position = (valid_BS.cumsum(dim=1) - 1).clamp(min=0)
+    return position if before_B is None else position + before_B[:, None], mask
 
 
-def _token_info(tokens_BS: Tensor, position_BS: Tensor, valid_BS: Tensor | None) -> TokenInfo:
+def _token_info(tokens_BS: Tensor, position: Tensor, valid_BS: Tensor | None) -> TokenInfo:
     sequence_B1 = torch.arange(len(tokens_BS), device=tokens_BS.device)[:, None]
     return TokenInfo(
         valid_T=None if valid_BS is None else valid_BS.flatten(),
         id_T=tokens_BS.flatten(),
         sequence_T=sequence_B1.expand_as(tokens_BS).flatten(),
-        position_T=position_BS.expand_as(tokens_BS).flatten(),
+        position_T=position.expand_as(tokens_BS).flatten(),
     )

@@ -1,8 +1,8 @@
 """The initialisation of a whole model, written down in one place.
 
-Each matrix is drawn from a stream of its own, seeded by the seed, the parameter's name and, in a stack of experts,
-the expert: adding a layer or experts changes no other weight, and an MoE and its dense twin begin with the same
-attention, norms and embeddings, whatever the device.
+Each matrix is drawn from a stream of its own, seeded by the seed, the parameter's name and, in a stack of
+experts, the expert: adding a layer or experts changes no other weight, and an MoE and its dense twin begin
+with the same attention, norms and embeddings, whatever the device.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sparsemix.config import config
 
 @config
 class InitConfig:
-    """Standard deviations of the normal distributions that weights are drawn from; biases are 0 and norms 1."""
+    """Standard deviations of the normal distributions of weights; biases are 0 and weights of norms 1."""
 
     gain: float = Field(default=1.0, ge=0)
     """Matrices have standard deviation gain / sqrt(fan_in), unless `std` is given."""
@@ -41,8 +41,8 @@ def initialize(decoder: nn.Module, init: InitConfig, seed: int) -> None:
     """Draw every parameter of `decoder` in place, from float32 numbers made on the CPU.
 
     Args:
-        decoder: a decoder, or a part of one; parameters are told apart by their names. Where a parameter is on
-            the meta device there is nothing to draw.
+        decoder: a decoder, or a part of one; parameters are told apart by their names. Parameters on the
+            meta device are left alone.
         init: the standard deviations.
         seed: with equal seed and name, a matrix is equal.
     """

@@ -1,4 +1,4 @@
-"""The smallest parts of a decoder: root mean square normalisation, and a switch to evaluation that puts all back."""
+"""The smallest parts of a decoder: root mean square normalisation, and evaluation mode for a while."""
 
 from __future__ import annotations
 

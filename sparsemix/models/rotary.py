@@ -1,4 +1,4 @@
-"""Rotary position embedding, and YaRN, which stretches it over a longer context than the model was trained on."""
+"""Rotary position embedding, and YaRN, which stretches it over a longer context than the one trained on."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class YarnConfig:
 
 
 class Rotary(NamedTuple):
-    """Cosines and sines of the angles, shared by all layers. Made at each forward: no buffer to save, cast or move."""
+    """Cosines and sines, shared by all layers. Made at each forward: no buffer to save, cast or move."""
 
     cos_B1SA: Tensor
     """Here A is half the head size, and B is 1 where all rows have the same positions."""
@@ -80,7 +80,7 @@ def rotary_table(
 def rotate(x_BHSA: Tensor, rotary: Rotary) -> Tensor:
     """Turn the pairs (x_i, x_{i + A/2}) by their position's angles; the same dtype as x.
 
-    Source: Su et al., 2021 (arXiv 2104.09864), equation 34. Differs: pairs are half a head apart, not neighbours.
+    Source: Su et al., 2021 (arXiv 2104.09864), equation 34. Differs: pairs are half a head apart.
     """
     first, second = x_BHSA.chunk(2, dim=-1)
     cos, sin = rotary

@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from sparsemix.checks import check
 from sparsemix.routing import Routing, TokenInfo
 
 
@@ -24,9 +25,7 @@ class Router(Protocol):
         """Whether a token's routing is free of any influence of later tokens."""
         ...
 
-    def __call__(
-        self, x_TD: Tensor, info: TokenInfo | None = None, previous: Routing | None = None
-    ) -> Routing: ...
+    def __call__(self, x_TD: Tensor, info: TokenInfo | None = None, previous: Routing | None = None) -> Routing: ...
 
     def statistic(self, routing: Routing) -> Tensor | None:
         """What `update` needs of a routing; additive over micro-batches and ranks. None: nothing to update."""
@@ -53,6 +52,25 @@ class WideModule(nn.Module):
         return super()._apply(keep_wide, recurse)
 
 
-def wide_dtype(x: Tensor) -> torch.dtype:
-    """float32, or float64 for a float64 input."""
-    return torch.promote_types(x.dtype, torch.float32)
+def wide_dtype(x: Tensor | None = None) -> torch.dtype:
+    """float32, or float64 for a float64 input or, without an input, where that is torch's default."""
+    return torch.promote_types(torch.get_default_dtype() if x is None else x.dtype, torch.float32)
+
+
+def live_edges(info: TokenInfo | None, token_N: Tensor, num_tokens: int) -> Tensor | None:
+    """bool (N,): False for edges of padding; None where there is no padding.
+
+    Raises:
+        ValueError: `valid_T` is not bool (a mask of 0 and 1 would be taken for indices) or not of shape (T,).
+    """
+    if info is None or info.valid_T is None:
+        return None
+    valid_T = info.valid_T
+    check(
+        valid_T.dtype == torch.bool and valid_T.shape == (num_tokens,),
+        "info.valid_T",
+        f"must be bool of shape ({num_tokens},), an entry a token",
+        f"{valid_T.dtype} of shape {tuple(valid_T.shape)}",
+        "pass mask.bool().flatten()",
+    )
+    return valid_T[token_N]

@@ -26,8 +26,7 @@ def gate_distribution(gate: Gate, logits_TE: Tensor) -> Tensor:
     Softmax of the logits, or for the sigmoid gate s_i / sum_j s_j (DeepSeek-V3, 2412.19437).
     """
     if gate == "sigmoid":
-        scores_TE = torch.sigmoid(logits_TE)
-        return scores_TE / scores_TE.sum(-1, keepdim=True)
+        return F.logsigmoid(logits_TE).softmax(-1)  # the same ratio, without 0 / 0 where every score underflows
     return logits_TE.softmax(-1)
 
 
@@ -43,5 +42,9 @@ def gate_scores(gate: Gate, logits_TE: Tensor) -> Tensor:
 
 
 def jitter(x_TD: Tensor, epsilon: float) -> Tensor:
-    """x times uniform noise in [1 - epsilon, 1 + epsilon]: mean-preserving. Source: Switch's code (2101.03961)."""
+    """x times uniform noise in [1 - epsilon, 1 + epsilon]: mean-preserving. Source: Switch's code (2101.03961).
+
+    In at least float32: bfloat16 has no number between 1 and 1.0078, and its noise around 1 has a mean below 1.
+    """
+    x_TD = x_TD.to(wide_dtype(x_TD))
     return x_TD * torch.empty_like(x_TD).uniform_(1 - epsilon, 1 + epsilon)

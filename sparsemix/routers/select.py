@@ -13,7 +13,8 @@ def capacity(num_tokens: int, k: int, num_experts: int, factor: float) -> int:
 
     Source: V-MoE's and Megatron's rule; others leave k out (Switch has k = 1, where they agree).
     """
-    return max(1, math.ceil(factor * num_tokens * k / num_experts))
+    share = round(factor * num_tokens * k / num_experts, 6)  # 1.1 * 10 is a hair above 11 in floating point
+    return max(1, math.ceil(share))
 
 
 def position_order(num_tokens: int, k: int, device: torch.device) -> Tensor:

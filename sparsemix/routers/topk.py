@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sparsemix.balance import bias_step
 from sparsemix.checks import check, check_dim
 from sparsemix.config import config
-from sparsemix.routers.base import WideModule
+from sparsemix.routers.base import WideModule, live_edges, wide_dtype
 from sparsemix.routers.score import Gate, gate_distribution, gate_scores, jitter, linear_scores
 from sparsemix.routers.select import capacity, position_order, probability_order, selection_probability
 from sparsemix.routing import Routing, TokenInfo, drop_over_capacity, load
@@ -77,9 +77,10 @@ class TopKRouter(WideModule):
             "lower k or add experts",
         )
         self.config, self.num_experts = config, num_experts
-        self.weight_ED = nn.Parameter(torch.empty(num_experts, dim))
-        self.noise_ED = nn.Parameter(torch.empty(num_experts, dim)) if config.noise else None
-        self.register_buffer("bias_E", torch.zeros(num_experts) if config.bias else None)
+        dtype = wide_dtype()  # also where the rest of the model is built in bfloat16
+        self.weight_ED = nn.Parameter(torch.empty(num_experts, dim, dtype=dtype))
+        self.noise_ED = nn.Parameter(torch.empty(num_experts, dim, dtype=dtype)) if config.noise else None
+        self.register_buffer("bias_E", torch.zeros(num_experts, dtype=dtype) if config.bias else None)
         self.bias_E: Tensor | None
         self.reset_parameters()
 
@@ -99,9 +100,7 @@ class TopKRouter(WideModule):
         factors = (self.config.capacity_factor, self.config.capacity_factor_eval)
         return factors == (None, None) or (self.config.priority == "position" and self.config.k == 1)
 
-    def forward(
-        self, x_TD: Tensor, info: TokenInfo | None = None, previous: Routing | None = None
-    ) -> Routing:
+    def forward(self, x_TD: Tensor, info: TokenInfo | None = None, previous: Routing | None = None) -> Routing:
         """Route T tokens.
 
         Args:
@@ -124,7 +123,7 @@ class TopKRouter(WideModule):
             token_N=token_N,
             expert_N=expert_TK.reshape(-1),
             weight_N=weight_TK.reshape(-1),
-            live_N=None if info is None or info.valid_T is None else info.valid_T[token_N],
+            live_N=live_edges(info, token_N, len(x_TD)),
             logits_TE=logits_TE,
             probs_TE=gate_distribution(self.config.gate, logits_TE),
             load_TE=load_TE,

@@ -1,0 +1,218 @@
+"""Exact counts of parameters and of floating point operations, found in two ways that agree.
+
+Active parameters are those that a token's forward reads: of E routed experts k count, and both embeddings do.
+FLOPs are those of a forward pass for one token, 2 for each multiply-add in a matrix product: projections,
+routers, k experts, the unembedding, and attention over `context` keys, not halved for causality. Norms,
+activations, biases and the embedding's look-up are not counted. Training takes 3 times as many.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import torch
+
+from sparsemix.checks import check
+from sparsemix.experts import DenseConfig, ExpertsConfig, GLUExpertsConfig, MLPExpertsConfig
+from sparsemix.layer import MoE, MoEConfig
+from sparsemix.models.attention import AttentionConfig
+from sparsemix.models.decoder import Decoder, DecoderConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """What a model is and costs; the conventions are those of this file."""
+
+    parameters_total: int
+    parameters_active: int
+    parameters_embedding: int
+    """The matrix that embeds tokens, V * D; an untied unembedding has as many again."""
+    flops_per_token: int
+    """Forward, with `context` keys to attend to."""
+    kv_values_per_token: int
+    """Numbers that the key-value cache holds for each token."""
+    context: int
+
+    @property
+    def training_flops_per_token(self) -> int:
+        """Forward, and twice that for backward."""
+        return 3 * self.flops_per_token
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Parameters of a part, how many of them a token uses, and multiply-adds of its matrices for a token."""
+
+    total: int = 0
+    active: int = 0
+    multiply_adds: int = 0
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(
+            self.total + other.total, self.active + other.active, self.multiply_adds + other.multiply_adds
+        )
+
+    def __rmul__(self, times: int) -> Tally:
+        return Tally(times * self.total, times * self.active, times * self.multiply_adds)
+
+
+def matrix(fan_out: int, fan_in: int) -> Tally:
+    """A matrix that every token is multiplied with."""
+    return Tally(*3 * [fan_out * fan_in])
+
+
+def vector(size: int) -> Tally:
+    """A bias or the weight of a norm: no matrix product."""
+    return Tally(size, size, 0)
+
+
+def routed(expert: Tally, num_experts: int, k: int) -> Tally:
+    """E experts, k of which a token visits."""
+    return Tally(num_experts * expert.total, k * expert.active, k * expert.multiply_adds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """What the counts of a decoder depend on; also for a model that `Decoder` cannot be."""
+
+    vocab_size: int
+    dim: int
+    tied: bool
+    blocks: Tally
+    """All blocks, and the final norm."""
+    attended_width: int
+    """Multiply-adds for each key attended to: the sum over layers and heads of key size and value size."""
+    kv_values: int
+    """Numbers in the key-value cache for each token."""
+    windowed_width: int = 0
+    """The same sum as `attended_width` for layers that attend to the last `window` keys only."""
+    window: int = 0
+
+    def counts(self, context: int) -> Counts:
+        """The counts where a token attends to `context` keys."""
+        embedding = self.vocab_size * self.dim
+        embeddings = embedding if self.tied else 2 * embedding
+        attended = self.attended_width * context + self.windowed_width * min(context, self.window)
+        return Counts(
+            parameters_total=self.blocks.total + embeddings,
+            parameters_active=self.blocks.active + embeddings,
+            parameters_embedding=embedding,
+            flops_per_token=2 * (self.blocks.multiply_adds + embedding + attended),
+            kv_values_per_token=self.kv_values,
+            context=context,
+        )
+
+
+def count_by_formula(config: DecoderConfig, context: int | None = None) -> Counts:
+    """The counts by arithmetic on the config; `context` defaults to the config's own.
+
+    Raises:
+        ValueError: experts that are modules of the user: there is no formula for them.
+    """
+    return shape_of(config).counts(config.context if context is None else context)
+
+
+def count_by_tensors(config: DecoderConfig, context: int | None = None) -> Counts:
+    """The counts by `numel` over the model's parameters, built on the meta device."""
+    with torch.device("meta"):
+        decoder = config.build()
+    share = _active_share(decoder)
+    active = multiply_adds = Fraction(0)
+    for name, parameter in decoder.named_parameters():
+        part = parameter.numel() * share.get(name, Fraction(1))
+        active += part
+        looked_up = name == "embedding.weight" and not config.tie_embeddings
+        if parameter.ndim > 1 and "bias" not in name and not looked_up:
+            multiply_adds += part
+    keys = [block.attention.key.weight.shape[0] for block in decoder.blocks]
+    queries = [block.attention.query.weight.shape[0] for block in decoder.blocks]
+    context = config.context if context is None else context
+    assert active.denominator == multiply_adds.denominator == 1, (
+        "experts of different size have no exact share"
+    )
+    return Counts(
+        parameters_total=sum(parameter.numel() for parameter in decoder.parameters()),
+        parameters_active=int(active),
+        parameters_embedding=decoder.embedding.weight.numel(),
+        flops_per_token=2 * int(multiply_adds) + 4 * sum(queries) * context,
+        kv_values_per_token=2 * sum(keys),
+        context=context,
+    )
+
+
+def shape_of(config: DecoderConfig) -> Shape:
+    """The decoder's shape, from its config."""
+    attention, layers = config.attention, config.num_layers
+    head, moe_layers = attention.head_size(config.dim), len(config.moe_layers)
+    blocks = layers * (attention_tally(attention, config.dim) + 2 * vector(config.dim)) + vector(config.dim)
+    if config.moe is not None:
+        blocks += moe_layers * moe_tally(config.moe, config.dim)
+    if config.ffn is not None:
+        blocks += (layers - moe_layers) * ffn_tally(config.ffn, config.dim)
+    return Shape(
+        vocab_size=config.vocab_size,
+        dim=config.dim,
+        tied=config.tie_embeddings,
+        blocks=blocks,
+        attended_width=2 * layers * attention.num_heads * head,
+        kv_values=2 * layers * attention.kv_heads * head,
+    )
+
+
+def attention_tally(config: AttentionConfig, dim: int) -> Tally:
+    """One layer of grouped-query attention."""
+    head = config.head_size(dim)
+    width, kv_width = config.num_heads * head, config.kv_heads * head
+    tally = 2 * matrix(dim, width) + 2 * matrix(dim, kv_width)
+    if config.bias != "none":
+        tally += vector(width + 2 * kv_width)
+    if config.bias == "qkvo":
+        tally += vector(dim)
+    if config.qk_norm != "none":
+        tally += vector(width + kv_width) if config.qk_norm == "width" else 2 * vector(head)
+    return tally
+
+
+def ffn_tally(config: DenseConfig | ExpertsConfig, dim: int) -> Tally:
+    """One dense feed-forward layer, or one expert."""
+    if isinstance(config, GLUExpertsConfig):
+        return 3 * matrix(config.hidden, dim)
+    seen = type(config).__name__
+    check(
+        isinstance(config, MLPExpertsConfig),
+        "experts",
+        "must be GLU or MLP to count",
+        seen,
+        "count by tensors",
+    )
+    assert isinstance(config, MLPExpertsConfig)
+    tally = 2 * matrix(config.hidden, dim)
+    return tally + vector(config.hidden + dim) if config.bias else tally
+
+
+def moe_tally(config: MoEConfig, dim: int) -> Tally:
+    """One mixture: router, experts, and the shared expert with its gate."""
+    router = config.router
+    tally = matrix(config.num_experts, dim) + routed(
+        ffn_tally(config.experts, dim), config.num_experts, router.k
+    )
+    if router.noise:
+        tally += matrix(config.num_experts, dim)
+    if config.shared is not None:
+        tally += ffn_tally(config.shared, dim)
+    if config.shared_gate:
+        tally += matrix(1, dim)
+    return tally
+
+
+def _active_share(decoder: Decoder) -> dict[str, Fraction]:
+    """Name of each parameter of a routed expert -> k / E."""
+    shares = {}
+    for name, module in decoder.named_modules():
+        if isinstance(module, MoE):
+            assert decoder.config.moe is not None
+            share = Fraction(decoder.config.moe.router.k, decoder.config.moe.num_experts)
+            experts = module.get_submodule("experts")
+            shares |= {f"{name}.experts.{leaf}": share for leaf, _ in experts.named_parameters()}
+    return shares

@@ -1,0 +1,104 @@
+"""The folder of a run: its config, what it ran on, its tokenizer, data, metrics and checkpoints."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sparsemix.checks import check
+from sparsemix.config import from_json, to_json
+from sparsemix.runs import versions
+from sparsemix.runs.atomic import RunError, new_folder
+from sparsemix.runs.checkpoint import Checkpoints
+from sparsemix.runs.versions import Kind, migrated
+
+C = TypeVar("C")
+
+RUN, CONFIG = "run.json", "config.json"
+
+
+class RunFolder:
+    """Where the parts of a run are.
+
+    ::
+
+        config.json       what was asked for
+        run.json          format version, versions and device it was started with
+        tokenizer.json
+        data/             token stores
+        metrics.jsonl     one object a step
+        tensorboard/
+        checkpoints/step-00000100/{model.safetensors, optimizer.safetensors, state.json}
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.tokenizer = path / "tokenizer.json"
+        self.data = path / "data"
+        self.metrics = path / "metrics.jsonl"
+        self.tensorboard = path / "tensorboard"
+        self.checkpoints = Checkpoints(path / "checkpoints")
+
+    @classmethod
+    def create(cls, path: Path, config: Any, facts: dict[str, Any]) -> RunFolder:
+        """A new run in a folder that does not exist or is empty.
+
+        Args:
+            path: the folder.
+            config: goes to config.json.
+            facts: go to run.json, beside the format version.
+
+        Raises:
+            RunError: there is a run already, or something else.
+        """
+        if (path / RUN).exists():
+            raise RunError(f"out: must be a new folder, got the run in {path}; add --resume or choose another")
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise RunError(f"out: must be a new or an empty folder, got {path} with other things; choose another")
+        with new_folder(path) as partial:
+            (partial / CONFIG).write_text(to_json(config))
+            document = {"version": versions.FORMAT_VERSION, **facts}
+            (partial / RUN).write_text(json.dumps(document, indent=2) + "\n")
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """A run that is there.
+
+        Raises:
+            RunError: it is not.
+        """
+        if not ((path / RUN).is_file() and (path / CONFIG).is_file()):
+            raise RunError(f"run: must be the folder of a run, got {path} without {RUN} and {CONFIG}; check the path")
+        return cls(path)
+
+    def config(self, kind: type[C]) -> C:
+        """What was asked for, as a config of this kind.
+
+        Raises:
+            ValueError: config.json is damaged, or of a newer version.
+        """
+        return from_json(kind, json.dumps(self._read("config", CONFIG)), str(self.path / CONFIG))
+
+    def facts(self) -> dict[str, Any]:
+        """What run.json says.
+
+        Raises:
+            ValueError: it is damaged, or of a newer version.
+        """
+        return self._read("run", RUN)
+
+    def _read(self, kind: Kind, name: str) -> dict[str, Any]:
+        """A JSON document; run.json says of which version both are."""
+        version = _load(self.path / RUN).get("version")
+        return migrated(kind, _load(self.path / name), version, str(self.path / RUN))
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: must be JSON, got {error}; restore the file") from None
+    check(isinstance(document, dict), str(path), "must be a JSON object", type(document).__name__)
+    return document

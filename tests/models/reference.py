@@ -1,0 +1,74 @@
+"""A decoder in plain PyTorch, one token and one head at a time, from named weights. Imports no sparsemix."""
+
+import math
+
+import torch
+
+
+def rms_norm(x, weight, eps):
+    return x / torch.sqrt((x * x).mean(-1, keepdim=True) + eps) * weight
+
+
+def turn(x_A, position, theta):
+    half = len(x_A) // 2
+    out = torch.empty_like(x_A)
+    for i in range(half):
+        angle = position * theta ** (-2 * i / len(x_A))
+        out[i] = x_A[i] * math.cos(angle) - x_A[i + half] * math.sin(angle)
+        out[i + half] = x_A[i + half] * math.cos(angle) + x_A[i] * math.sin(angle)
+    return out
+
+
+def attention(x_SD, weights, heads, kv_heads, theta, allowed, positions):
+    project = {name: x_SD @ weights[f"{name}.weight"].T for name in ("query", "key", "value")}
+    size = project["query"].shape[1] // heads
+    outputs = []
+    for s in range(len(x_SD)):
+        row = []
+        for h in range(heads):
+            g = h * kv_heads // heads
+            part, shared = slice(h * size, (h + 1) * size), slice(g * size, (g + 1) * size)
+            query = turn(project["query"][s, part], positions[s], theta)
+            seen = [t for t in range(len(x_SD)) if allowed(s, t)]
+            keys = torch.stack([turn(project["key"][t, shared], positions[t], theta) for t in seen])
+            values = torch.stack([project["value"][t, shared] for t in seen])
+            row.append(torch.softmax(keys @ query / math.sqrt(size), 0) @ values)
+        outputs.append(torch.cat(row))
+    return torch.stack(outputs) @ weights["output.weight"].T
+
+
+def swiglu(x, gate_up, down):
+    gate, up = (gate_up @ x).chunk(2)
+    return down @ (gate * torch.sigmoid(gate) * up)
+
+
+def mixture(x_SD, weights, k):
+    outputs = []
+    for x in x_SD:
+        probs = torch.softmax(weights["router.weight_ED"] @ x, 0)
+        best = sorted(range(len(probs)), key=lambda e: -probs[e].item())[:k]
+        total = sum(probs[e] for e in best)
+        gate_up, down = weights["experts.gate_up_EFD"], weights["experts.down_EDF"]
+        outputs.append(sum(probs[e] / total * swiglu(x, gate_up[e], down[e]) for e in best))
+    return torch.stack(outputs)
+
+
+def below(weights, prefix):
+    return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+
+
+def decoder_logits(tokens_S, weights, *, layers, heads, kv_heads, k, theta, eps, allowed, positions):
+    """Logits (S, V) of one sequence; a block with `ffn.router` weights is a mixture, any other is dense."""
+    x_SD = weights["embedding.weight"][tokens_S]
+    for layer in range(layers):
+        block = below(weights, f"blocks.{layer}.")
+        normed = rms_norm(x_SD, block["attention_norm.weight"], eps)
+        inner = below(block, "attention.")
+        x_SD = x_SD + attention(normed, inner, heads, kv_heads, theta, allowed, positions)
+        normed, ffn = rms_norm(x_SD, block["ffn_norm.weight"], eps), below(block, "ffn.")
+        if "router.weight_ED" in ffn:
+            x_SD = x_SD + mixture(normed, ffn, k)
+        else:
+            x_SD = x_SD + torch.stack([swiglu(x, ffn["gate_up_FD"], ffn["down_DF"]) for x in normed])
+    x_SD = rms_norm(x_SD, weights["norm.weight"], eps)
+    return x_SD @ weights.get("unembedding.weight", weights["embedding.weight"]).T

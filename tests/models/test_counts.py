@@ -1,0 +1,101 @@
+"""Counts: formula and tensors agree on any config, and FLOPs are those that PyTorch's own counter sees."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from sparsemix.experts import GLUExpertsConfig, MLPExpertsConfig, ModuleExpertsConfig
+from sparsemix.layer import MoEConfig
+from sparsemix.models import AttentionConfig, DecoderConfig
+from sparsemix.models.counts import count_by_formula, count_by_tensors
+from sparsemix.routers import TopKRouterConfig
+from tests.models.examples import random_tokens, small_config
+
+dense_layers = st.one_of(
+    st.builds(GLUExpertsConfig, hidden=st.integers(1, 9)),
+    st.builds(MLPExpertsConfig, hidden=st.integers(1, 9), bias=st.booleans()),
+)
+
+
+@st.composite
+def mixtures(draw):
+    num_experts = draw(st.integers(2, 6))
+    shared = draw(st.none() | dense_layers)
+    return MoEConfig(
+        num_experts=num_experts,
+        router=TopKRouterConfig(k=draw(st.integers(2, num_experts)), noise=draw(st.booleans())),
+        experts=draw(dense_layers),
+        shared=shared,
+        shared_gate=shared is not None and draw(st.booleans()),
+    )
+
+
+attentions = st.builds(
+    AttentionConfig,
+    num_heads=st.sampled_from([2, 4]),
+    num_kv_heads=st.sampled_from([None, 1, 2]),
+    head_dim=st.sampled_from([None, 2, 6]),
+    qk_norm=st.sampled_from(["none", "head", "width"]),
+    bias=st.sampled_from(["none", "qkv", "qkvo"]),
+)
+configs = st.builds(
+    DecoderConfig,
+    vocab_size=st.integers(1, 30),
+    dim=st.sampled_from([8, 16]),
+    num_layers=st.integers(1, 4),
+    context=st.integers(1, 99),
+    attention=attentions,
+    moe=st.none() | mixtures(),
+    ffn=dense_layers,
+    moe_every=st.integers(1, 3),
+    dense_first=st.integers(0, 2),
+    tie_embeddings=st.booleans(),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(configs)
+def test_formula_and_tensors_agree(config):
+    assert count_by_formula(config) == count_by_tensors(config)
+    assert count_by_formula(config, context=7) == count_by_tensors(config, context=7)
+
+
+@pytest.mark.parametrize(
+    "attention", [AttentionConfig(num_heads=4), AttentionConfig(num_heads=2, head_dim=12)]
+)
+def test_flops_are_those_that_are_computed(attention):
+    moe = MoEConfig(
+        num_experts=4,
+        router=TopKRouterConfig(k=2),
+        experts=GLUExpertsConfig(hidden=12, backend="reference"),
+        shared=MLPExpertsConfig(hidden=8, bias=True),
+        shared_gate=True,
+    )
+    decoder = small_config(attention=attention, moe=moe).build()
+    math = sdpa_kernel(SDPBackend.MATH)  # the counter does not know the CPU's fused attention
+    with torch.no_grad(), math, FlopCounterMode(display=False) as counter:
+        decoder.logits(decoder(random_tokens(2, 10)).hidden_BSD)
+    assert counter.get_total_flops() == 2 * 10 * count_by_formula(decoder.config, context=10).flops_per_token
+
+
+def test_training_takes_three_times_as_many():
+    counts = count_by_formula(small_config())
+    assert counts.training_flops_per_token == 3 * counts.flops_per_token
+
+
+def test_cache_size():
+    decoder = small_config().build()
+    cache = decoder.new_cache(1, 10)
+    assert cache.num_bytes == 4 * 10 * count_by_formula(decoder.config).kv_values_per_token
+
+
+def test_modules_have_no_formula():
+    moe = MoEConfig(num_experts=2, experts=ModuleExpertsConfig(make=lambda dim: torch.nn.Linear(dim, dim)))
+    config = small_config(moe=moe)
+    with pytest.raises(ValueError, match="experts: must be GLU or MLP to count, got ModuleExpertsConfig"):
+        count_by_formula(config)
+    counts, dense = count_by_tensors(config), count_by_tensors(small_config(dense_first=2))
+    assert counts.parameters_total != dense.parameters_total

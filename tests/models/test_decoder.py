@@ -1,0 +1,235 @@
+"""The decoder against a plain reference, its masks, its outputs and its errors."""
+
+import copy
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from sparsemix.config import from_json, to_json
+from sparsemix.models import AttentionConfig, DecoderConfig, chunked_cross_entropy
+from sparsemix.routing import Routing
+from tests.models.examples import MOE, random_tokens, small_config, small_decoder
+from tests.models.reference import decoder_logits
+
+
+def reference_logits(decoder, tokens_S, allowed, positions):
+    config = decoder.config
+    return decoder_logits(
+        tokens_S,
+        decoder.state_dict(keep_vars=True),
+        layers=config.num_layers,
+        heads=config.attention.num_heads,
+        kv_heads=config.attention.kv_heads,
+        k=config.moe.router.k,
+        theta=config.attention.rope_theta,
+        eps=config.norm_eps,
+        allowed=allowed,
+        positions=positions,
+    )
+
+
+def loss_gradients(decoder, **arguments):
+    tokens_BS = random_tokens(2, 9)
+    decoder.zero_grad()
+    hidden_TD = decoder(tokens_BS, **arguments).hidden_BSD.flatten(0, 1)
+    chunked_cross_entropy(hidden_TD, decoder.unembed_VD, tokens_BS.flatten().roll(1)).backward()
+    return {name: parameter.grad.clone() for name, parameter in decoder.named_parameters()}
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_logits_and_gradients_equal_the_reference(tied):
+    decoder = small_decoder(tie_embeddings=tied)
+    tokens_BS = random_tokens(2, 7)
+    logits_BSV = decoder.logits(decoder(tokens_BS).hidden_BSD)
+    expected = torch.stack(
+        [reference_logits(decoder, tokens_S, lambda s, t: t <= s, range(7)) for tokens_S in tokens_BS]
+    )
+    torch.testing.assert_close(logits_BSV, expected, atol=1e-12, rtol=1e-12)
+    direction = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1), dtype=expected.dtype)
+    parameters = list(decoder.parameters())
+    ours = torch.autograd.grad((logits_BSV * direction).sum(), parameters)
+    theirs = torch.autograd.grad((expected * direction).sum(), parameters)
+    for our, their in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(our, their, atol=1e-10, rtol=1e-10)
+
+
+def test_documents_see_only_themselves():
+    decoder = small_decoder()
+    tokens_S = random_tokens(10)
+    document_S = torch.tensor([0, 0, 0, 1, 1, 1, 1, 2, 2, 2])
+    position_S = torch.tensor([0, 1, 2, 0, 1, 2, 3, 0, 1, 2])
+    together = decoder(tokens_S[None], document_BS=document_S[None], position_BS=position_S[None]).hidden_BSD[
+        0
+    ]
+    apart = [decoder(tokens_S[None, document_S == document]).hidden_BSD[0] for document in range(3)]
+    torch.testing.assert_close(together, torch.cat(apart), atol=1e-12, rtol=0)
+    expected = reference_logits(
+        decoder, tokens_S, lambda s, t: t <= s and document_S[s] == document_S[t], position_S.tolist()
+    )
+    torch.testing.assert_close(decoder.logits(together), expected, atol=1e-12, rtol=0)
+
+
+def test_left_padding_changes_nothing_and_gives_no_nan():
+    decoder = small_decoder()
+    tokens_S = random_tokens(6)
+    padded_BS = torch.stack([torch.cat([random_tokens(3, seed=5), tokens_S]), random_tokens(9, seed=6)])
+    valid_BS = torch.ones(2, 9, dtype=torch.bool)
+    valid_BS[0, :3] = False
+    output = decoder(padded_BS, valid_BS=valid_BS)
+    assert output.hidden_BSD.isfinite().all()
+    torch.testing.assert_close(
+        output.hidden_BSD[0, 3:], decoder(tokens_S[None]).hidden_BSD[0], atol=1e-12, rtol=0
+    )
+    for routing in output.collected:
+        assert not routing.live_N.view(2, 9, -1)[0, :3].any()
+    output.hidden_BSD.sum().backward()
+    assert all(
+        parameter.grad is None or parameter.grad.isfinite().all() for parameter in decoder.parameters()
+    )
+
+
+def test_tokens_are_described_to_the_router():
+    decoder = small_decoder()
+    tokens_BS = random_tokens(2, 3)
+    info = decoder(tokens_BS).collected[0].info
+    assert info.id_T.tolist() == tokens_BS.flatten().tolist()
+    assert info.sequence_T.tolist() == [0, 0, 0, 1, 1, 1]
+    assert info.position_T.tolist() == [0, 1, 2, 0, 1, 2]
+    assert info.valid_T is None
+
+
+@pytest.mark.parametrize(
+    ("every", "first", "expected"),
+    [(1, 0, (0, 1, 2, 3, 4, 5)), (2, 0, (1, 3, 5)), (1, 2, (2, 3, 4, 5)), (3, 1, (3,)), (1, 6, ())],
+)
+def test_which_blocks_are_mixtures(every, first, expected):
+    config = small_config(num_layers=6, moe_every=every, dense_first=first)
+    assert config.moe_layers == expected
+    seen = []
+    decoder = config.build()
+    output = decoder(random_tokens(1, 4), collect=lambda layer, routing: seen.append(layer) or layer * 10)
+    assert tuple(seen) == expected
+    assert output.collected == tuple(10 * layer for layer in expected)
+
+
+def test_without_collect_the_routings_are_returned():
+    assert all(isinstance(kept, Routing) for kept in small_decoder()(random_tokens(1, 4)).collected)
+
+
+def test_activation_checkpointing_changes_no_gradient():
+    decoder = small_decoder()
+
+    def collect(layer, routing):
+        return routing.probs_TE.square().mean()
+
+    plain = loss_gradients(decoder, collect=collect)
+    again = loss_gradients(decoder, collect=collect, activation_checkpointing=True)
+    for name, gradient in plain.items():
+        assert torch.equal(gradient, again[name]), name
+
+
+def test_collected_values_carry_gradient_under_activation_checkpointing():
+    decoder = small_decoder()
+    output = decoder(
+        random_tokens(2, 5),
+        collect=lambda _, routing: routing.logits_TE.square().mean(),
+        activation_checkpointing=True,
+    )
+    sum(output.collected).backward()
+    assert all(block.ffn.router.weight_ED.grad.abs().sum() > 0 for block in decoder.blocks[1:])
+
+
+def test_bfloat16_keeps_the_router_in_float32():
+    decoder = small_decoder(dtype=torch.bfloat16)
+    assert decoder.blocks[1].ffn.router.weight_ED.dtype == torch.float32
+    output = decoder(random_tokens(2, 5))
+    assert output.hidden_BSD.dtype == torch.bfloat16
+    assert output.collected[0].logits_TE.dtype == torch.float32
+    exact = copy.deepcopy(decoder).float()(random_tokens(2, 5)).hidden_BSD
+    assert (output.hidden_BSD.float() - exact).abs().mean() < 0.05
+
+
+def test_meta_device_and_no_buffers():
+    with torch.device("meta"):
+        decoder = small_config().build()
+    assert all(parameter.is_meta for parameter in decoder.parameters())
+    assert not list(decoder.buffers())
+    assert decoder.state_dict().keys() == small_decoder().state_dict().keys()
+
+
+def test_building_again_gives_the_same_weights_whatever_the_global_state():
+    torch.manual_seed(1)
+    first = small_decoder(seed=3).state_dict()
+    torch.manual_seed(2)
+    second = small_decoder(seed=3).state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_config_goes_to_json_and_back():
+    config = small_config(tie_embeddings=True, moe_every=2)
+    assert from_json(DecoderConfig, to_json(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ffn": None}, "ffn: must be given where blocks are dense, got none for 1 of 3 blocks"),
+        ({"moe": None, "ffn": None}, "ffn: must be given where blocks are dense, got none for 3 of 3 blocks"),
+        ({"dim": 0}, "greater than or equal to 1"),
+        ({"unknown": 1}, "unknown"),
+    ],
+)
+def test_config_refuses(changes, message):
+    with pytest.raises((ValidationError, ValueError), match=message):
+        small_config(**changes)
+
+
+@pytest.mark.parametrize(
+    ("attention", "dim", "message"),
+    [
+        (AttentionConfig(num_heads=3), 16, "num_heads: must divide dim"),
+        (AttentionConfig(num_heads=16), 16, "head_dim: must be even"),
+    ],
+)
+def test_attention_refuses_a_width(attention, dim, message):
+    with pytest.raises(ValueError, match=message):
+        attention.build(dim)
+
+
+def test_kv_heads_must_divide_heads():
+    with pytest.raises(
+        ValueError, match="num_kv_heads: must divide num_heads, got num_kv_heads=3 with num_heads=4"
+    ):
+        AttentionConfig(num_heads=4, num_kv_heads=3)
+
+
+def test_forward_refuses():
+    decoder = small_decoder(context=8, moe=MOE)
+    with pytest.raises(ValueError, match="tokens_BS: at most context=8 tokens, got 9; shorten"):
+        decoder(random_tokens(1, 9))
+    with pytest.raises(ValueError, match=r"tokens_BS: must be \(batch, sequence\), got shape \(4,\)"):
+        decoder(random_tokens(4))
+    document_BS = torch.zeros(1, 4, dtype=torch.int64)
+    with pytest.raises(ValueError, match="document_BS: not together with a cache"):
+        decoder(random_tokens(1, 4), document_BS=document_BS, cache=decoder.new_cache(1, 8))
+    cache = decoder.new_cache(1, 4)
+    with pytest.raises(ValueError, match="cache: holds 4 tokens, got 5"):
+        decoder(random_tokens(1, 5), cache=cache)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # PyTorch's compiler trips over its own deprecations
+@pytest.mark.parametrize("moe", [None, MOE])
+def test_compiles_and_gives_the_same(moe):
+    decoder = small_decoder(dtype=torch.float32, moe=moe)
+    compiled = torch.compile(decoder, backend="aot_eager", fullgraph=moe is None)
+    expected = loss_gradients(decoder)
+    hidden_BSD = compiled(random_tokens(2, 9)).hidden_BSD
+    torch.testing.assert_close(hidden_BSD, decoder(random_tokens(2, 9)).hidden_BSD, atol=1e-6, rtol=1e-5)
+    decoder.zero_grad()
+    target_T = random_tokens(2, 9).flatten().roll(1)
+    chunked_cross_entropy(hidden_BSD.flatten(0, 1), decoder.unembed_VD, target_T).backward()
+    ours = {name: parameter.grad for name, parameter in decoder.named_parameters()}
+    for name, gradient in expected.items():
+        torch.testing.assert_close(ours[name], gradient, atol=1e-6, rtol=1e-4)
