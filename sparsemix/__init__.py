@@ -3,44 +3,77 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-# Public name -> the module that defines it. Loaded when first used, so that `import sparsemix` costs nothing.
-_HOME = {
-    "Dispatch": "routing",
-    "Routing": "routing",
-    "TokenInfo": "routing",
-    "load": "routing",
-    "sort_by_expert": "routing",
-    "balance_loss": "balance",
-    "bias_step": "balance",
-    "importance_loss": "balance",
-    "load_loss": "balance",
-    "switch_loss": "balance",
-    "z_loss": "balance",
-    "TopKRouter": "routers",
-    "TopKRouterConfig": "routers",
-    "GLUExperts": "experts",
-    "GLUExpertsConfig": "experts",
-    "MLPExperts": "experts",
-    "MLPExpertsConfig": "experts",
-    "ModuleExperts": "experts",
-    "ModuleExpertsConfig": "experts",
-    "MoE": "layer",
-    "MoEConfig": "layer",
-    "moe_forward": "layer",
-    "Decoder": "models",
-    "DecoderConfig": "models",
+if TYPE_CHECKING:  # for editors and type checkers; at run time a name is loaded when it is first used
+    from sparsemix.balance import balance_loss, bias_step, importance_loss, load_loss, switch_loss, z_loss
+    from sparsemix.experts import (
+        GLUExperts,
+        GLUExpertsConfig,
+        MLPExperts,
+        MLPExpertsConfig,
+        ModuleExperts,
+        ModuleExpertsConfig,
+    )
+    from sparsemix.layer import MoE, MoEConfig, moe_forward
+    from sparsemix.models import Decoder, DecoderConfig
+    from sparsemix.routers import TopKRouter, TopKRouterConfig
+    from sparsemix.routing import Dispatch, Routing, TokenInfo, load, sort_by_expert
+
+__all__ = [
+    "Decoder",
+    "DecoderConfig",
+    "Dispatch",
+    "GLUExperts",
+    "GLUExpertsConfig",
+    "MLPExperts",
+    "MLPExpertsConfig",
+    "MoE",
+    "MoEConfig",
+    "ModuleExperts",
+    "ModuleExpertsConfig",
+    "Routing",
+    "TokenInfo",
+    "TopKRouter",
+    "TopKRouterConfig",
+    "__version__",
+    "balance_loss",
+    "bias_step",
+    "importance_loss",
+    "load",
+    "load_loss",
+    "moe_forward",
+    "sort_by_expert",
+    "switch_loss",
+    "z_loss",
+]
+
+_HOMES = {
+    "balance": ("balance_loss", "bias_step", "importance_loss", "load_loss", "switch_loss", "z_loss"),
+    "experts": (
+        "GLUExperts",
+        "GLUExpertsConfig",
+        "MLPExperts",
+        "MLPExpertsConfig",
+        "ModuleExperts",
+        "ModuleExpertsConfig",
+    ),
+    "layer": ("MoE", "MoEConfig", "moe_forward"),
+    "models": ("Decoder", "DecoderConfig"),
+    "routers": ("TopKRouter", "TopKRouterConfig"),
+    "routing": ("Dispatch", "Routing", "TokenInfo", "load", "sort_by_expert"),
 }
-__all__ = ["__version__", *_HOME]
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _HOME_OF:
         raise AttributeError(f"module 'sparsemix' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"sparsemix.{_HOME[name]}"), name)
+    value = getattr(importlib.import_module(f"sparsemix.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:

@@ -60,9 +60,7 @@ def generate(
         cache = decoder.new_cache(len(prompts), tokens_BS.shape[1] + max_new_tokens)
         for step in range(max_new_tokens):
             hidden_BSD = decoder(tokens_BS, valid_BS=valid_BS, cache=cache, collect=_forget).hidden_BSD
-            probs_BV = token_probs(
-                decoder.logits(hidden_BSD[:, -1]), temperature=temperature, top_k=top_k, top_p=top_p
-            )
+            probs_BV = token_probs(decoder.logits(hidden_BSD[:, -1]), temperature=temperature, top_k=top_k, top_p=top_p)
             token_B = sample(probs_BV, rows.uniform())
             rows.add(token_B.tolist())
             if rows.finished or step + 1 == max_new_tokens:
@@ -96,9 +94,7 @@ class _Rows:
 
     def uniform(self) -> Tensor:
         """The next random number of each row, (B,), float64 in [0, 1)."""
-        return torch.cat(
-            [torch.rand(1, generator=generator, dtype=torch.float64) for generator in self.generators]
-        )
+        return torch.cat([torch.rand(1, generator=generator, dtype=torch.float64) for generator in self.generators])
 
     def add(self, tokens: list[int]) -> None:
         for row, token in enumerate(tokens):
@@ -123,9 +119,7 @@ def _forget(layer: int, routing: object) -> None:
 def _left_pad(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor | None]:
     """The prompts as (B, S), ending together, and which tokens are real; None where all are."""
     width = max(len(prompt) for prompt in prompts)
-    tokens_BS = torch.tensor(
-        [[0] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=device
-    )
+    tokens_BS = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=device)
     length_B1 = torch.tensor([[len(prompt)] for prompt in prompts], device=device)
     valid_BS = torch.arange(width, device=device) >= width - length_B1
     return tokens_BS, None if all(len(prompt) == width for prompt in prompts) else valid_BS

@@ -11,9 +11,7 @@ from sparsemix.checks import check
 def check_sampling(temperature: float, top_k: int | None, top_p: float | None) -> None:
     """Raise `ValueError` for a setting that has no meaning."""
     check(temperature >= 0, "temperature", "must be at least 0", temperature, "0 takes the likeliest token")
-    check(
-        top_k is None or top_k >= 1, "top_k", "must be at least 1", top_k, "leave it out to keep all tokens"
-    )
+    check(top_k is None or top_k >= 1, "top_k", "must be at least 1", top_k, "leave it out to keep all tokens")
     check(
         top_p is None or 0 < top_p <= 1,
         "top_p",

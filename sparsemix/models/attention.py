@@ -127,9 +127,7 @@ class Attention(nn.Module):
             self.query_norm = RMSNorm(width if self.norm_whole_width else self.head_dim, norm_eps)
             self.key_norm = RMSNorm(kv_width if self.norm_whole_width else self.head_dim, norm_eps)
 
-    def forward(
-        self, x_BSD: Tensor, rotary: Rotary, mask: AttentionMask, cache: LayerCache | None = None
-    ) -> Tensor:
+    def forward(self, x_BSD: Tensor, rotary: Rotary, mask: AttentionMask, cache: LayerCache | None = None) -> Tensor:
         """The same shape and dtype as x; `cache` holds the tokens before x and receives those of x."""
         query = rotate(self._heads(self.query(x_BSD), self.query_norm), rotary)
         key = rotate(self._heads(self.key(x_BSD), self.key_norm), rotary)

@@ -49,9 +49,7 @@ class Tally:
     multiply_adds: int = 0
 
     def __add__(self, other: Tally) -> Tally:
-        return Tally(
-            self.total + other.total, self.active + other.active, self.multiply_adds + other.multiply_adds
-        )
+        return Tally(self.total + other.total, self.active + other.active, self.multiply_adds + other.multiply_adds)
 
     def __rmul__(self, times: int) -> Tally:
         return Tally(times * self.total, times * self.active, times * self.multiply_adds)
@@ -128,9 +126,7 @@ def count_by_tensors(config: DecoderConfig, context: int | None = None) -> Count
     keys = [block.attention.key.weight.shape[0] for block in decoder.blocks]
     queries = [block.attention.query.weight.shape[0] for block in decoder.blocks]
     context = config.context if context is None else context
-    assert active.denominator == multiply_adds.denominator == 1, (
-        "experts of different size have no exact share"
-    )
+    assert active.denominator == multiply_adds.denominator == 1, "experts of different size have no exact share"
     return Counts(
         parameters_total=sum(parameter.numel() for parameter in decoder.parameters()),
         parameters_active=int(active),
@@ -194,9 +190,7 @@ def ffn_tally(config: DenseConfig | ExpertsConfig, dim: int) -> Tally:
 def moe_tally(config: MoEConfig, dim: int) -> Tally:
     """One mixture: router, experts, and the shared expert with its gate."""
     router = config.router
-    tally = matrix(config.num_experts, dim) + routed(
-        ffn_tally(config.experts, dim), config.num_experts, router.k
-    )
+    tally = matrix(config.num_experts, dim) + routed(ffn_tally(config.experts, dim), config.num_experts, router.k)
     if router.noise:
         tally += matrix(config.num_experts, dim)
     if config.shared is not None:

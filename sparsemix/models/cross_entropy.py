@@ -89,9 +89,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  # how the decorator is typed
         ctx: Any, *grads: Tensor
     ) -> tuple[Tensor | None, ...]:
-        scaled = [
-            None if saved is None else (saved * grads[0]).to(saved.dtype) for saved in ctx.saved_tensors
-        ]
+        scaled = [None if saved is None else (saved * grads[0]).to(saved.dtype) for saved in ctx.saved_tensors]
         return *scaled, None, None, None
 
 

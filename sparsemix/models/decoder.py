@@ -57,6 +57,7 @@ class DecoderConfig:
     """The initialisation."""
 
     def __post_init__(self) -> None:
+        self.attention.head_size(self.dim)  # refuses here, not only when built
         dense = self.num_layers - len(self.moe_layers)
         check(
             self.ffn is not None or dense == 0,
@@ -200,9 +201,7 @@ class Decoder(nn.Module):
         return KVCache(layers, valid_BS)
 
     def _check(self, tokens_BS: Tensor, document_BS: Tensor | None, cache: KVCache | None) -> None:
-        check(
-            tokens_BS.ndim == 2, "tokens_BS", "must be (batch, sequence)", f"shape {tuple(tokens_BS.shape)}"
-        )
+        check(tokens_BS.ndim == 2, "tokens_BS", "must be (batch, sequence)", f"shape {tuple(tokens_BS.shape)}")
         length = tokens_BS.shape[1] + (0 if cache is None else cache.length)
         context = self.config.context
         check(

@@ -20,9 +20,9 @@ class RunError(ValueError):
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill; when the block ends it appears at `path` with all its files durable, or not at all.
+    """A folder to fill; when the block ends it appears at `path` with its files durable, or not at all.
 
-    `path` must not exist, or be an empty folder.
+    `path` must not exist.
     """
     partial = path.with_name(path.name + PARTIAL)
     with writing(path, partial):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sparsemix.runs.atomic import PARTIAL, RunError, new_folder, sync
 from sparsemix.runs import versions
+from sparsemix.runs.atomic import PARTIAL, RunError, new_folder, sync
 from sparsemix.runs.versions import VersionError, migrated
 
 STATE = "state.json"
@@ -65,8 +65,12 @@ class Checkpoints:
             (partial / STATE).write_text(json.dumps(state, indent=2) + "\n")
         return path
 
-    def load(self, step: int) -> Checkpoint:
+    def load(self, step: int, files: Collection[str] | None = None) -> Checkpoint:
         """Read one, after comparing its files with the checksums taken when they were written.
+
+        Args:
+            step: which.
+            files: which tensors, by the names they were saved under; None: all.
 
         Raises:
             RunError: it is missing, damaged or of a newer version; names the file and the checkpoint before it.
@@ -75,12 +79,13 @@ class Checkpoints:
         try:
             state = json.loads((path / STATE).read_text())
             state = migrated("state", state, state["version"], str(path))
-            tensors = {name: _read(path, name, file) for name, file in state["files"].items()}
+            wanted = state["files"] if files is None else files
+            tensors = {name: _read(path, name, state["files"][name]) for name in wanted}
             return Checkpoint(tensors, state["values"])
         except VersionError:
             raise
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            reason = str(error) if isinstance(error, _Damaged) else f"{STATE} with {error!r}"
+            reason = str(error) if isinstance(error, _DamagedError) else f"{STATE} with {error!r}"
             raise RunError(f"{path}: must be a whole checkpoint, got {reason}; {self._remedy(step)}") from None
 
     def keep_last(self, count: int) -> None:
@@ -99,7 +104,7 @@ class Checkpoints:
         return f"remove that folder to resume from step {earlier[-1]}"
 
 
-class _Damaged(ValueError):
+class _DamagedError(ValueError):
     """A file of a checkpoint is not what was written."""
 
 
@@ -128,9 +133,9 @@ def _whole(tensor: Tensor) -> Tensor:
 def _read(folder: Path, name: str, description: Mapping[str, Any]) -> dict[str, Tensor]:
     path = folder / _file_name(name)
     if not path.is_file():
-        raise _Damaged(f"no {path.name}")
+        raise _DamagedError(f"no {path.name}")
     if _sha256(path) != description["sha256"]:
-        raise _Damaged(f"{path.name} with other contents than were written")
+        raise _DamagedError(f"{path.name} with other contents than were written")
     tensors = load_file(path)
     return tensors | {key: tensors[owner] for key, owner in description["same_as"].items()}
 

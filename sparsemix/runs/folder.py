@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any, TypeVar
 
 from sparsemix.checks import check
 from sparsemix.config import from_json, to_json
 from sparsemix.runs import versions
-from sparsemix.runs.atomic import RunError, new_folder
+from sparsemix.runs.atomic import PARTIAL, RunError, write_text, writing
 from sparsemix.runs.checkpoint import Checkpoints
 from sparsemix.runs.versions import Kind, migrated
 
@@ -50,17 +51,23 @@ class RunFolder:
             facts: go to run.json, beside the format version.
 
         Raises:
-            RunError: there is a run already, or something else.
+            RunError: there is a run already, or something else, or it cannot be written.
         """
+        text = to_json(config)
         if (path / RUN).exists():
             raise RunError(f"out: must be a new folder, got the run in {path}; add --resume or choose another")
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if path.exists() and not _is_free(path, text):
             raise RunError(f"out: must be a new or an empty folder, got {path} with other things; choose another")
-        with new_folder(path) as partial:
-            (partial / CONFIG).write_text(to_json(config))
-            document = {"version": versions.FORMAT_VERSION, **facts}
-            (partial / RUN).write_text(json.dumps(document, indent=2) + "\n")
+        with writing(path):
+            path.mkdir(parents=True, exist_ok=True)
+        write_text(path / CONFIG, text)
+        document = {"version": versions.FORMAT_VERSION, **facts}
+        write_text(path / RUN, json.dumps(document, indent=2) + "\n")  # last: it makes the folder a run
         return cls(path)
+
+    def discard(self) -> None:
+        """Remove a run that never began, and its folder."""
+        shutil.rmtree(self.path)
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
@@ -93,6 +100,14 @@ class RunFolder:
         """A JSON document; run.json says of which version both are."""
         version = _load(self.path / RUN).get("version")
         return migrated(kind, _load(self.path / name), version, str(self.path / RUN))
+
+
+def _is_free(path: Path, config: str) -> bool:
+    """Whether nothing is lost if a run with this config is begun here: at most a start that was cut short is."""
+    return path.is_dir() and all(
+        entry.name.endswith(PARTIAL) or (entry.name == CONFIG and entry.read_text() == config)
+        for entry in path.iterdir()
+    )
 
 
 def _load(path: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from sparsemix.models import Decoder
 from sparsemix.routers import Router
 from sparsemix.routing import Routing, flatten, load
 
+
 @config
 class BalanceConfig:
     """Coefficients of the balance losses, summed over layers, and over which batch they are taken."""

@@ -116,7 +116,8 @@ class TrainConfig:
     def build(self, model: Decoder | None = None) -> Trainer:
         """The trainer at step 0, of `model` or else of one built from the seed."""
         precision = choose_precision(self.device, self.dtype)
-        model = (self.model.build(self.seed) if model is None else model).to(precision.device)
+        model = self.model.build(self.seed) if model is None else model
+        model.to(precision.device)
         if self.compile:
             for block in model.blocks:
                 block.compile()

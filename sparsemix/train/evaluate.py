@@ -59,7 +59,9 @@ def evaluate(
             sums[domain] += _sums(model, batch, tokenizer.bytes_per_token_V, precision)
     if not sums:
         raise ValueError("evaluation: needs held-out text, got none; set data.held_out above 0")
-    return Evaluation(_score(sum(sums.values())), {domain: _score(found) for domain, found in sums.items()})
+    return Evaluation(
+        _score(np.sum(list(sums.values()), axis=0)), {domain: _score(found) for domain, found in sums.items()}
+    )
 
 
 @torch.no_grad()

@@ -69,9 +69,7 @@ def _device(name: str) -> torch.device:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
-        raise ValueError(
-            f"device: must be one that torch can use, got {name!r} ({reason}); use auto or cpu"
-        ) from None
+        raise ValueError(f"device: must be one that torch can use, got {name!r} ({reason}); use auto or cpu") from None
     return device
 
 

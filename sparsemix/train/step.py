@@ -114,9 +114,7 @@ class GradientStep(NamedTuple):
             for layer, by_batch in zip(self.model.config.moe_layers, zip(*counted, strict=True))
         }
 
-    def _forward(
-        self, batch: TensorBatch, collect: Collect, activation_checkpointing: bool = False
-    ) -> DecoderOutput:
+    def _forward(self, batch: TensorBatch, collect: Collect, activation_checkpointing: bool = False) -> DecoderOutput:
         with self.precision.scope():
             return self.model(
                 batch.tokens_BS,

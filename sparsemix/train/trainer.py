@@ -152,9 +152,7 @@ class Trainer:
         """Take over copies of what `state` gave; the next step is then the one it would have been."""
         load_weights(self.model, state.model)
         self.optimizer.load_state({k: v for k, v in state.optimizer.items() if not k.startswith(RNG)})
-        self._stream.load_state(
-            {k.removeprefix(RNG): v for k, v in state.optimizer.items() if k.startswith(RNG)}
-        )
+        self._stream.load_state({k.removeprefix(RNG): v for k, v in state.optimizer.items() if k.startswith(RNG)})
         self.steps_done = state.values["step"]
         self._skipped_in_a_row = state.values["skipped_in_a_row"]
 

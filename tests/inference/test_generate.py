@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from models.examples import random_tokens, small_decoder
 
 from sparsemix.inference import generate, sample, token_probs
-from tests.models.examples import random_tokens, small_decoder
 
 PROMPTS = [random_tokens(length, seed=length).tolist() for length in (3, 9, 1, 5)]
 

@@ -60,9 +60,7 @@ def test_deepseek_v3_without_the_input_embedding():
 
 def test_context_changes_flops_only_and_windows_cap_them():
     short, long = (architecture("gpt-oss-20b").counts(context) for context in (128, 129))
-    assert (
-        long.flops_per_token - short.flops_per_token == 2 * 12 * 64 * 128
-    )  # the twelve layers without a window
+    assert long.flops_per_token - short.flops_per_token == 2 * 12 * 64 * 128  # the twelve layers without a window
     assert long.parameters_total == short.parameters_total
 
 

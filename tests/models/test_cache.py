@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from models.examples import random_tokens, small_decoder
 
 from sparsemix.models import AttentionConfig, YarnConfig
-from tests.models.examples import random_tokens, small_decoder
 
 
 @pytest.mark.parametrize("cuts", [[9], [1] * 9, [4, 1, 1, 1, 2], [3, 6]])
@@ -35,6 +35,4 @@ def test_pieces_equal_the_whole(cuts, padding):
 def test_size_and_dtype():
     cache = small_decoder(dtype=torch.bfloat16).new_cache(2, 10)
     assert cache.layers[0].key_BHSA.dtype == torch.bfloat16
-    assert (
-        cache.num_bytes == 3 * 2 * 2 * 2 * 10 * 4 * 2
-    )  # layers, keys and values, batch, heads, length, size, bytes
+    assert cache.num_bytes == 3 * 2 * 2 * 2 * 10 * 4 * 2  # layers, keys and values, batch, heads, length, size, bytes

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from models.examples import random_tokens, small_config
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -12,7 +13,6 @@ from sparsemix.layer import MoEConfig
 from sparsemix.models import AttentionConfig, DecoderConfig
 from sparsemix.models.counts import count_by_formula, count_by_tensors
 from sparsemix.routers import TopKRouterConfig
-from tests.models.examples import random_tokens, small_config
 
 dense_layers = st.one_of(
     st.builds(GLUExpertsConfig, hidden=st.integers(1, 9)),
@@ -63,9 +63,7 @@ def test_formula_and_tensors_agree(config):
     assert count_by_formula(config, context=7) == count_by_tensors(config, context=7)
 
 
-@pytest.mark.parametrize(
-    "attention", [AttentionConfig(num_heads=4), AttentionConfig(num_heads=2, head_dim=12)]
-)
+@pytest.mark.parametrize("attention", [AttentionConfig(num_heads=4), AttentionConfig(num_heads=2, head_dim=12)])
 def test_flops_are_those_that_are_computed(attention):
     moe = MoEConfig(
         num_experts=4,

@@ -41,15 +41,9 @@ def test_gradcheck():
 
 def test_one_gradient_alone():
     hidden_TD, unembed_VD, target_T, _ = example(5)
-    both = torch.autograd.grad(
-        chunked_cross_entropy(hidden_TD, unembed_VD, target_T), (hidden_TD, unembed_VD)
-    )
-    (hidden,) = torch.autograd.grad(
-        chunked_cross_entropy(hidden_TD, unembed_VD.detach(), target_T), hidden_TD
-    )
-    (unembed,) = torch.autograd.grad(
-        chunked_cross_entropy(hidden_TD.detach(), unembed_VD, target_T), unembed_VD
-    )
+    both = torch.autograd.grad(chunked_cross_entropy(hidden_TD, unembed_VD, target_T), (hidden_TD, unembed_VD))
+    (hidden,) = torch.autograd.grad(chunked_cross_entropy(hidden_TD, unembed_VD.detach(), target_T), hidden_TD)
+    (unembed,) = torch.autograd.grad(chunked_cross_entropy(hidden_TD.detach(), unembed_VD, target_T), unembed_VD)
     assert torch.equal(hidden, both[0])
     assert torch.equal(unembed, both[1])
 
@@ -78,9 +72,7 @@ def test_memory_holds_no_logits_of_all_tokens():
     class Watch(torch.utils._python_dispatch.TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             out = func(*args, **(kwargs or {}))
-            shapes.extend(
-                t.numel() for t in torch.utils._pytree.tree_leaves(out) if isinstance(t, torch.Tensor)
-            )
+            shapes.extend(t.numel() for t in torch.utils._pytree.tree_leaves(out) if isinstance(t, torch.Tensor))
             return out
 
     generator = torch.Generator().manual_seed(0)

@@ -4,13 +4,13 @@ import copy
 
 import pytest
 import torch
+from models.examples import MOE, random_tokens, small_config, small_decoder
+from models.reference import decoder_logits
 from pydantic import ValidationError
 
 from sparsemix.config import from_json, to_json
 from sparsemix.models import AttentionConfig, DecoderConfig, chunked_cross_entropy
 from sparsemix.routing import Routing
-from tests.models.examples import MOE, random_tokens, small_config, small_decoder
-from tests.models.reference import decoder_logits
 
 
 def reference_logits(decoder, tokens_S, allowed, positions):
@@ -59,9 +59,7 @@ def test_documents_see_only_themselves():
     tokens_S = random_tokens(10)
     document_S = torch.tensor([0, 0, 0, 1, 1, 1, 1, 2, 2, 2])
     position_S = torch.tensor([0, 1, 2, 0, 1, 2, 3, 0, 1, 2])
-    together = decoder(tokens_S[None], document_BS=document_S[None], position_BS=position_S[None]).hidden_BSD[
-        0
-    ]
+    together = decoder(tokens_S[None], document_BS=document_S[None], position_BS=position_S[None]).hidden_BSD[0]
     apart = [decoder(tokens_S[None, document_S == document]).hidden_BSD[0] for document in range(3)]
     torch.testing.assert_close(together, torch.cat(apart), atol=1e-12, rtol=0)
     expected = reference_logits(
@@ -78,15 +76,11 @@ def test_left_padding_changes_nothing_and_gives_no_nan():
     valid_BS[0, :3] = False
     output = decoder(padded_BS, valid_BS=valid_BS)
     assert output.hidden_BSD.isfinite().all()
-    torch.testing.assert_close(
-        output.hidden_BSD[0, 3:], decoder(tokens_S[None]).hidden_BSD[0], atol=1e-12, rtol=0
-    )
+    torch.testing.assert_close(output.hidden_BSD[0, 3:], decoder(tokens_S[None]).hidden_BSD[0], atol=1e-12, rtol=0)
     for routing in output.collected:
         assert not routing.live_N.view(2, 9, -1)[0, :3].any()
     output.hidden_BSD.sum().backward()
-    assert all(
-        parameter.grad is None or parameter.grad.isfinite().all() for parameter in decoder.parameters()
-    )
+    assert all(parameter.grad is None or parameter.grad.isfinite().all() for parameter in decoder.parameters())
 
 
 def test_tokens_are_described_to_the_router():
@@ -150,6 +144,17 @@ def test_bfloat16_keeps_the_router_in_float32():
     assert (output.hidden_BSD.float() - exact).abs().mean() < 0.05
 
 
+def test_autocast_gives_nearly_the_same_gradients_in_float32():
+    decoder = small_decoder(dtype=torch.float32)
+    exact = loss_gradients(decoder)
+    with torch.autocast("cpu", torch.bfloat16):
+        narrow = loss_gradients(decoder)
+    for name in ("embedding.weight", "unembedding.weight", "blocks.0.attention.query.weight"):
+        assert narrow[name].dtype == torch.float32
+        assert (narrow[name] - exact[name]).norm() < 0.1 * exact[name].norm()
+        assert not torch.equal(narrow[name], exact[name])
+
+
 def test_meta_device_and_no_buffers():
     with torch.device("meta"):
         decoder = small_config().build()
@@ -197,10 +202,13 @@ def test_attention_refuses_a_width(attention, dim, message):
         attention.build(dim)
 
 
+def test_a_config_refuses_heads_that_do_not_fit():
+    with pytest.raises(ValueError, match="num_heads: must divide dim where head_dim is not given, got num_heads=3"):
+        small_config(attention=AttentionConfig(num_heads=3))
+
+
 def test_kv_heads_must_divide_heads():
-    with pytest.raises(
-        ValueError, match="num_kv_heads: must divide num_heads, got num_kv_heads=3 with num_heads=4"
-    ):
+    with pytest.raises(ValueError, match="num_kv_heads: must divide num_heads, got num_kv_heads=3 with num_heads=4"):
         AttentionConfig(num_heads=4, num_kv_heads=3)
 
 

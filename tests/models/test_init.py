@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
+from models.examples import small_config
 
 from sparsemix.experts import GLUExpertsConfig, MLPExpertsConfig
 from sparsemix.layer import MoEConfig
 from sparsemix.models import AttentionConfig, InitConfig, initialize
 from sparsemix.routers import TopKRouterConfig
-from tests.models.examples import small_config
 
 
 def weights(seed=0, **changes):

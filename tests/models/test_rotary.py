@@ -24,9 +24,7 @@ def test_yarn_equals_transformers(head_dim, theta, settings):
 
     theirs = {"rope_type": "yarn", "rope_theta": theta, "original_max_position_embeddings": 0} | settings
     theirs["original_max_position_embeddings"] = theirs.pop("original_context")
-    config = MixtralConfig(
-        hidden_size=4 * head_dim, num_attention_heads=4, head_dim=head_dim, rope_parameters=theirs
-    )
+    config = MixtralConfig(hidden_size=4 * head_dim, num_attention_heads=4, head_dim=head_dim, rope_parameters=theirs)
     frequency_A, scale = ROPE_INIT_FUNCTIONS["yarn"](config, torch.device("cpu"))
     angle_SA = torch.arange(300)[:, None] * frequency_A
     table = rotary_table(torch.arange(300)[None], head_dim, theta, YarnConfig(**settings), torch.float32)
@@ -48,7 +46,7 @@ def test_a_score_depends_on_the_distance_only():
     assert not torch.isclose(score(7, 3), score(7, 4))
 
 
-def test_factor_one_is_no_change_but_nothing_else():
+def test_yarn_with_factor_one_changes_nothing():
     position_BS = torch.arange(20)[None]
     plain = rotary_table(position_BS, 16, 10_000.0, None, torch.float64)
     same = rotary_table(position_BS, 16, 10_000.0, YarnConfig(factor=1, original_context=8), torch.float64)

@@ -14,9 +14,7 @@ from sparsemix.routers import TopKRouterConfig
 def _runs(source: str, published: str, config: DecoderConfig) -> Architecture:
     """A model that `Decoder` can be."""
     shape = shape_of(config)
-    return Architecture(
-        source=source, published=published, context=config.context, shape=shape, decoder=config
-    )
+    return Architecture(source=source, published=published, context=config.context, shape=shape, decoder=config)
 
 
 def _mixtral(layers: int, dim: int, hidden: int, heads: int, vocab: int, context: int) -> DecoderConfig:

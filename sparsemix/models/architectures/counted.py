@@ -68,9 +68,7 @@ def _gpt_oss(layers: int, experts: int, published: str) -> Architecture:
         dim=dim,
         num_layers=layers,
         context=131_072,
-        attention=AttentionConfig(
-            num_heads=heads, num_kv_heads=8, head_dim=64, bias="qkvo", rope_theta=150_000
-        ),
+        attention=AttentionConfig(num_heads=heads, num_kv_heads=8, head_dim=64, bias="qkvo", rope_theta=150_000),
         moe=MoEConfig(
             num_experts=experts,
             router=TopKRouterConfig(k=k, gate="topk_softmax"),
@@ -112,12 +110,8 @@ class _Latent:
 
     def tally(self, dim: int) -> Tally:
         """One layer, its two norms included."""
-        query = matrix(self.query_rank, dim) + matrix(
-            self.heads * (self.content + self.rope), self.query_rank
-        )
-        kv = matrix(self.kv_rank + self.rope, dim) + matrix(
-            self.heads * (self.content + self.value), self.kv_rank
-        )
+        query = matrix(self.query_rank, dim) + matrix(self.heads * (self.content + self.rope), self.query_rank)
+        kv = matrix(self.kv_rank + self.rope, dim) + matrix(self.heads * (self.content + self.value), self.kv_rank)
         return query + kv + matrix(dim, self.heads * self.value) + vector(self.query_rank + self.kv_rank)
 
 
@@ -150,9 +144,7 @@ def _deepseek_v2() -> Architecture:
         dim=5120,
         vocab=102_400,
         ffn=12_288,
-        moe=MoEConfig(
-            num_experts=160, router=router, experts=expert, shared=GLUExpertsConfig(hidden=2 * 1536)
-        ),
+        moe=MoEConfig(num_experts=160, router=router, experts=expert, shared=GLUExpertsConfig(hidden=2 * 1536)),
     )
 
 

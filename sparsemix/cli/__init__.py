@@ -1,0 +1,77 @@
+"""The command line: each verb is a parse and one call; errors are one line.
+
+Exit codes: 0 done; 2 something given is wrong, or the run cannot go on, said in one line; 130 (SIGINT) and 143
+(SIGTERM) stopped by a signal, training having saved first; 1 with a traceback is a bug of ours.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+import sparsemix
+from sparsemix.cli.errors import user_error
+
+# Written out by hand, so that the root's help imports no verb, and so neither torch nor numpy nor pydantic.
+VERBS = {
+    "demo": "train a mixture of experts and its dense twin side by side, and say which wins",
+    "train": "train a language model in a run folder, or go on with one",
+    "eval": "loss and bits per byte of a run on held-out or other text, by domain",
+    "generate": "continue prompts with the model of a run",
+    "info": "parameters, FLOPs and memory of a run, a config file or a known architecture",
+}
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the verb that the arguments name; the exit code."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(args)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # whoever reads our output, `head` for one, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        line = user_error(error)
+        if line is None:
+            raise
+        print(f"error: {line}", file=sys.stderr)
+        return 2
+
+
+def _dispatch(args: list[str]) -> int:
+    if not args or args[0] in ("-h", "--help"):
+        print(_help())
+        return 0
+    if args[0] in ("-V", "--version"):
+        print(f"sparsemix {sparsemix.__version__}")
+        return 0
+    verb, *rest = args
+    if verb not in VERBS:
+        near = difflib.get_close_matches(verb, VERBS, n=1)
+        remedy = f"did you mean {near[0]}?" if near else "see sparsemix --help"
+        raise ValueError(f"verb: must be one of {', '.join(VERBS)}, got {verb!r}; {remedy}")
+    return importlib.import_module(f"sparsemix.cli.{verb}").run(rest)
+
+
+def _help() -> str:
+    width = max(map(len, VERBS)) + 2
+    lines = [f"  {verb:<{width}}{line}" for verb, line in VERBS.items()]
+    return "\n".join(
+        [
+            "usage: sparsemix [--help] [--version] VERB ...",
+            "",
+            "Sparse mixture-of-experts models: train them, measure them, run them.",
+            "",
+            "verbs:",
+            *lines,
+            "",
+            "sparsemix VERB --help says what a verb takes.",
+        ]
+    )

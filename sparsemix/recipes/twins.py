@@ -1,0 +1,26 @@
+"""Twins: an MoE language model and the dense one that does the same arithmetic a token."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from sparsemix.checks import check
+from sparsemix.experts import GLUExpertsConfig, MLPExpertsConfig
+from sparsemix.models import DecoderConfig
+
+
+def dense_twin(model: DecoderConfig) -> DecoderConfig:
+    """The decoder whose every mixture is one FFN as wide as the experts that a token goes to, shared ones included.
+
+    All else is equal, the seeds of the initial weights too; the router's few operations are the MoE's alone.
+
+    Raises:
+        ValueError: the model has no mixture, or one of experts that one FFN cannot stand for.
+    """
+    moe = model.moe
+    check(moe is not None, "moe", "must be there to have a dense twin", "none", "give the model a mixture")
+    assert moe is not None
+    if not isinstance(moe.experts, GLUExpertsConfig | MLPExpertsConfig):
+        raise ValueError(f"experts: must be glu or mlp to have a dense twin, got {moe.experts.type}; use one of these")
+    shared = 0 if moe.shared is None else moe.shared.hidden
+    return replace(model, moe=None, ffn=replace(moe.experts, hidden=moe.router.k * moe.experts.hidden + shared))

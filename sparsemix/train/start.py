@@ -1,0 +1,139 @@
+"""How a run begins: a new folder, or one that goes on; from random weights, another run's, or a checkpoint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sparsemix.checks import check
+from sparsemix.config import to_json
+from sparsemix.data import Sampler, Tokenizer, TokenStore, prepare
+from sparsemix.runs import RunFolder
+from sparsemix.train.config import TrainConfig
+from sparsemix.train.facts import facts, warn_of_changes
+from sparsemix.train.memory import memory_explained
+from sparsemix.train.saving import load_checkpoint, load_model
+from sparsemix.train.trainer import Trainer
+
+Progress = Callable[[str, int], None]
+"""As `prepare` takes it."""
+
+
+class Start(NamedTuple):
+    """Everything a loop needs, at the step where it is to begin."""
+
+    folder: RunFolder
+    config: TrainConfig
+    trainer: Trainer
+    tokenizer: Tokenizer
+    stores: list[TokenStore]
+    sampler: Sampler
+    values: dict[str, Any]
+    """What the loop saved beside the trainer; empty at step 0."""
+
+
+def begin(config: TrainConfig, out: Path, init: Path | None, progress: Progress | None) -> Start:
+    """A new run in `out`; where anything is refused, nothing is left behind.
+
+    Raises:
+        ValueError: the config asks for what cannot be built, `out` is not free, `init` does not fit, or the data
+            are not as they should be.
+    """
+    source = None
+    with memory_explained(config):
+        trainer = config.build()
+    if init is not None:
+        other = RunFolder.open(init)
+        source = {"run": str(init.resolve()), "step": _latest(other)}
+        load_model(trainer.model, other, source["step"])
+    folder = RunFolder.create(out, config, facts(trainer, config) | {"init": source})
+    try:
+        return _with_data(folder, config, trainer, {}, progress)
+    except (ValueError, ImportError):
+        folder.discard()
+        raise
+
+
+def go_on(config: TrainConfig | None, out: Path, progress: Progress | None) -> Start:
+    """The run in `out` as its last checkpoint left it, or from its beginning if it has none yet.
+
+    Raises:
+        ValueError: there is no run, its config is another, or its checkpoint is damaged.
+    """
+    folder = RunFolder.open(out)
+    stored, before, values = folder.config(TrainConfig), folder.facts(), {}
+    _check_same(stored, stored if config is None else config)
+    with memory_explained(stored):
+        trainer = stored.build()
+    warn_of_changes(before, facts(trainer, stored))
+    step = folder.checkpoints.latest()
+    if step is not None:
+        values = load_checkpoint(trainer, folder, step)
+    elif before["init"] is not None:
+        load_model(trainer.model, RunFolder.open(Path(before["init"]["run"])), before["init"]["step"])
+    return _with_data(folder, stored, trainer, values, progress)
+
+
+def _with_data(
+    folder: RunFolder, config: TrainConfig, trainer: Trainer, values: dict[str, Any], progress: Progress | None
+) -> Start:
+    """Prepare the data, or open them where that is done, and see that they fit."""
+    tokenizer, stores = prepare(
+        config.data.sources,
+        folder.data,
+        _taken_over(folder) or config.data.tokenizer,
+        held_out=config.data.held_out,
+        seed=config.data.seed,
+        progress=progress,
+    )
+    check(
+        tokenizer.vocab_size <= config.model.vocab_size,
+        "model.vocab_size",
+        f"must be at least the {tokenizer.vocab_size} tokens of the tokenizer",
+        config.model.vocab_size,
+        "raise it",
+    )
+    sampler = Sampler(
+        stores,
+        config.data.weights,
+        batch_size=config.batch_size,
+        sequence_length=config.sequence_length,
+        seed=config.seed,
+        keep_documents_apart=config.data.keep_documents_apart,
+    )
+    tokenizer.save(folder.tokenizer)
+    return Start(folder, config, trainer, tokenizer, stores, sampler, values)
+
+
+def _taken_over(folder: RunFolder) -> Tokenizer | None:
+    """The tokenizer of the run whose weights this one began with; None if it began with none."""
+    source = folder.facts()["init"]
+    if source is None:
+        return None
+    own = folder.tokenizer  # once it is there, the other run may go
+    return Tokenizer.load(own if own.exists() else RunFolder(Path(source["run"])).tokenizer)
+
+
+def _latest(folder: RunFolder) -> int:
+    step = folder.checkpoints.latest()
+    check(step is not None, "init", "must be a run with a checkpoint", f"{folder.path} without", "train it first")
+    assert step is not None
+    return step
+
+
+def _check_same(stored: TrainConfig, given: TrainConfig) -> None:
+    was, now = (dict(_leaves(json.loads(to_json(config)))) for config in (stored, given))
+    for name in was | now:
+        rule, remedy = f"must be {was.get(name)!r} as in the run", "leave it out, or start another run"
+        check(was.get(name) == now.get(name), name, rule, repr(now.get(name)), remedy)
+
+
+def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted name and value of everything in nested objects."""
+    if not isinstance(value, dict):
+        yield prefix, value
+        return
+    for name, inner in value.items():
+        yield from _leaves(inner, f"{prefix}.{name}" if prefix else name)

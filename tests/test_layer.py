@@ -1,0 +1,386 @@
+"""The layer against a loop over tokens, and what people do to layers: checkpoint, copy, cast, save them."""
+
+import copy
+import math
+
+import pytest
+import references
+import torch
+from cases import ACTIVATIONS, GATES, gradients, numbers, same
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.checkpoint import checkpoint
+
+from sparsemix import (
+    GLUExpertsConfig,
+    MLPExpertsConfig,
+    ModuleExperts,
+    MoE,
+    MoEConfig,
+    TokenInfo,
+    TopKRouterConfig,
+    balance_loss,
+    moe_forward,
+)
+
+DIM = 3
+
+
+def build(num_experts: int, dim: int = DIM, dtype=torch.float64, **fields) -> MoE:
+    """A layer all of whose parameters are of size 1, biases too."""
+    fields = {"experts": GLUExpertsConfig(hidden=4), **fields}
+    moe = MoEConfig(num_experts=num_experts, **fields).build(dim).to(dtype)
+    with torch.no_grad():
+        for i, parameter in enumerate(moe.parameters()):
+            parameter.copy_(numbers(i, *parameter.shape))
+    return moe
+
+
+def functions_of(moe: MoE):
+    """Each expert as a function of one token, written with the layer's own parameters."""
+    config, parameters = moe.experts.config, list(moe.experts.parameters())
+    if config.type == "glu":
+        return [
+            lambda x, e=e: references.glu(x, *[p[e] for p in parameters], config.activation)
+            for e in range(moe.experts.num_experts)
+        ]
+    return [
+        lambda x, e=e: references.mlp(
+            x, parameters[0][e], parameters[1][e], config.activation, *[p[e] for p in parameters[2:]]
+        )
+        for e in range(moe.experts.num_experts)
+    ]
+
+
+def shared_of(moe: MoE, x_D):
+    config, own = moe.shared.config, list(moe.shared.parameters())
+    y_D = (
+        references.glu(x_D, *own, config.activation)
+        if config.type == "glu"
+        else references.mlp(x_D, *own[:2], config.activation, *own[2:])
+    )
+    return y_D if moe.shared_gate is None else references.sigmoid(moe.shared_gate.weight @ x_D) * y_D
+
+
+def loop(moe: MoE, x_TD, routing, valid):
+    """The layer, one token at a time. Among ties it takes the layer's choice, after checking that it is a best one."""
+    router, num_experts, k = moe.router.config, moe.router.num_experts, moe.router.config.k
+    logits_TE = [moe.router.weight_ED @ x_D for x_D in x_TD]
+    choices = routing.expert_N.view(-1, k).tolist()
+    weights = []
+    for logits_E, chosen in zip(logits_TE, choices):
+        biased_E = references.scores(router.gate, logits_E.detach())
+        biased_E = biased_E if moe.router.bias_E is None else biased_E + moe.router.bias_E
+        assert references.is_best_first(biased_E, chosen)
+        weights.append(references.weights(router.gate, router.normalize, logits_E, chosen))
+    limit = len(choices) * k
+    if router.capacity_factor is not None:
+        limit = max(1, math.ceil(round(router.capacity_factor * len(choices) * k / num_experts, 9)))
+    seen = routing.weight_N.detach().view(-1, k).tolist()  # equal weights must tie here as they do in the layer
+    kept = references.served(choices, num_experts, limit, router.priority, lambda t, j: seen[t][j], valid)
+    y_TD = moe.routed_scale * references.moe(x_TD, choices, weights, kept, functions_of(moe))
+    if moe.shared is None or not len(x_TD):
+        return y_TD
+    return y_TD + torch.stack([shared_of(moe, x_D) for x_D in x_TD])
+
+
+@st.composite
+def layers(draw):
+    num_experts = draw(st.integers(1, 9))
+    k = draw(st.integers(1, num_experts))
+    gate = draw(st.sampled_from(GATES if k > 1 else ["softmax_topk", "sigmoid"]))
+    router = TopKRouterConfig(
+        k=k,
+        gate=gate,
+        normalize=draw(st.booleans()) and k > 1,
+        capacity_factor=draw(st.sampled_from([None, None, 0.01, 0.5, 1.0, 100.0])),
+        priority=draw(st.sampled_from(["position", "probability"])),
+        bias=draw(st.booleans()),
+    )
+    backend = draw(st.sampled_from(["reference", "cpu", "auto"]))
+    glu = st.builds(
+        GLUExpertsConfig, hidden=st.integers(1, 4), activation=st.sampled_from(ACTIVATIONS), backend=st.just(backend)
+    )
+    mlp = st.builds(
+        MLPExpertsConfig,
+        hidden=st.integers(1, 4),
+        activation=st.sampled_from(ACTIVATIONS),
+        bias=st.booleans(),
+        backend=st.just(backend),
+    )
+    shared = draw(st.none() | glu | mlp)
+    return {
+        "num_experts": num_experts,
+        "router": router,
+        "experts": draw(glu | mlp),
+        "shared": shared,
+        "shared_gate": shared is not None and draw(st.booleans()),
+        "routed_scale": draw(st.sampled_from([1.0, 2.5])),
+    }
+
+
+@settings(max_examples=250)
+@given(
+    layers(),
+    st.integers(0, 7),
+    st.sampled_from(["any", "ties", "equal tokens", "one expert"]),
+    st.none() | st.integers(0, 2**7 - 1),
+)
+def test_value_and_every_gradient_are_those_of_a_loop_over_tokens(fields, num_tokens, situation, padding):
+    moe = build(**fields)
+    x_TD = numbers(50, num_tokens, DIM)
+    if situation == "ties":
+        torch.nn.init.zeros_(moe.router.weight_ED)
+    if situation == "equal tokens":
+        x_TD[:] = numbers(51, DIM)
+    if situation == "one expert":
+        x_TD[:, 0] = 1
+        with torch.no_grad():
+            moe.router.weight_ED[-1, 0] = 30
+    if moe.router.bias_E is not None:
+        moe.router.bias_E.copy_(numbers(52, moe.router.num_experts))
+    valid = [padding is None or bool(padding >> t & 1) for t in range(num_tokens)]
+    info = None if padding is None else TokenInfo(valid_T=torch.tensor(valid, dtype=torch.bool))
+    x_TD.requires_grad_()
+
+    y_TD, routing = moe(x_TD, info=info)
+
+    expected = loop(moe, x_TD, routing, valid)
+    same(y_TD, expected)
+    upstream = numbers(53, num_tokens, DIM)
+    names = ["x", *(name for name, _ in moe.named_parameters())]
+    inputs = [x_TD, *moe.parameters()]
+    grads = torch.autograd.grad((y_TD * upstream).sum(), inputs)  # each is in the graph, even without a token
+    for name, grad, wanted in zip(names, grads, gradients((expected * upstream).sum(), inputs)):
+        same(grad, wanted, f"gradient of {name}")
+
+
+@pytest.mark.parametrize("gate", GATES)
+@pytest.mark.parametrize(
+    "experts", [GLUExpertsConfig(hidden=2), MLPExpertsConfig(hidden=2, activation="gelu", bias=True)]
+)
+def test_gradcheck(gate, experts):
+    router = TopKRouterConfig(k=2, gate=gate, capacity_factor=1.0)
+    moe = build(4, router=router, experts=experts, shared=GLUExpertsConfig(hidden=2), shared_gate=True)
+    names = [name for name, _ in moe.named_parameters()]
+
+    def run(x, *parameters):
+        y, routing = torch.func.functional_call(moe, dict(zip(names, parameters)), (x,))
+        return y, balance_loss(routing, importance=0.1)
+
+    x = numbers(50, 3, DIM).requires_grad_()
+    # f of the switch loss is a constant to the gradient, and stays one under gradcheck's small steps.
+    assert torch.autograd.gradcheck(run, (x, *[p.detach().requires_grad_() for p in moe.parameters()]))
+
+
+# --- identities ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gate", GATES)
+def test_all_experts_chosen_is_the_dense_mixture(gate):
+    moe, x_TD = build(4, router=TopKRouterConfig(k=4, gate=gate)), numbers(50, 6, DIM)
+    y_TD, _ = moe(x_TD)
+    for x_D, y_D in zip(x_TD, y_TD):
+        p_E = references.distribution(gate, moe.router.weight_ED @ x_D)
+        same(y_D, sum(p * f(x_D) for p, f in zip(p_E, functions_of(moe))))
+
+
+@pytest.mark.parametrize("gate", GATES)
+def test_equal_experts_whose_weights_sum_to_one_are_the_expert(gate):
+    moe, x_TD = build(4, router=TopKRouterConfig(k=2, gate=gate)), numbers(50, 6, DIM)
+    with torch.no_grad():
+        for parameter in moe.experts.parameters():
+            parameter.copy_(parameter[:1].expand_as(parameter))
+    expert = functions_of(moe)[0]
+    same(moe(x_TD)[0], torch.stack([expert(x_D) for x_D in x_TD]))
+
+
+def test_a_single_expert_is_a_plain_ffn_and_its_router_has_gradient_zero():
+    moe, x_TD = build(1, router=TopKRouterConfig(k=1, normalize=False)), numbers(50, 6, DIM)
+    dense = moe.experts.config.build_dense(DIM).double()
+    with torch.no_grad():
+        for parameter, stacked in zip(dense.parameters(), moe.experts.parameters()):
+            parameter.copy_(stacked[0])
+    y_TD, _ = moe(x_TD)
+    same(y_TD, dense(x_TD))
+    y_TD.sum().backward()
+    assert (moe.router.weight_ED.grad == 0).all()
+
+
+def test_a_dropped_token_gets_zero_and_the_residual_carries_it():
+    moe, x_TD = build(4, router=TopKRouterConfig(k=1, normalize=False, capacity_factor=0.5)), numbers(50, 12, DIM)
+    y_TD, routing = moe(x_TD)
+    dropped = ~routing.live_N
+    assert dropped.any()
+    assert (y_TD[dropped] == 0).all()
+    assert (y_TD[~dropped] != 0).all()
+    assert (x_TD + y_TD)[dropped].equal(x_TD[dropped])
+
+
+def test_padding_gets_zero_from_the_routed_experts():
+    y_TD, _ = build(4)(numbers(50, 3, DIM), info=TokenInfo(valid_T=torch.tensor([True, False, True])))
+    assert (y_TD == 0).all(1).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("shape", [(DIM,), (0, DIM), (5, DIM), (2, 5, DIM), (2, 0, DIM), (2, 3, 4, DIM)])
+def test_leading_axes_are_flattened_and_given_back(shape):
+    moe, x = build(4), numbers(50, *shape)
+    y, routing = moe(x)
+    assert y.shape == x.shape
+    same(y, moe(x.reshape(-1, DIM))[0].view(shape))
+    assert len(routing.logits_TE) == math.prod(shape[:-1])
+    strided = x.transpose(0, -2) if len(shape) > 2 else x
+    same(moe(strided)[0], y.transpose(0, -2) if len(shape) > 2 else y)
+
+
+def test_a_layer_of_built_modules():
+    router = TopKRouterConfig(k=2).build(DIM, 3)
+    linears = [torch.nn.Linear(DIM, DIM, bias=False) for _ in range(3)]
+    moe = MoE(router, ModuleExperts(linears)).double()
+    x_TD = numbers(50, 4, DIM)
+    y_TD, routing = moe(x_TD)
+    for t, x_D in enumerate(x_TD):
+        edges = zip(routing.expert_N[2 * t : 2 * t + 2].tolist(), routing.weight_N[2 * t : 2 * t + 2])
+        same(y_TD[t], sum(weight * linears[e](x_D) for e, weight in edges))
+    same(moe_forward(x_TD, routing, moe.experts)[0], y_TD)
+
+
+def test_a_shared_gate_needs_a_shared_expert():
+    with pytest.raises(
+        ValueError, match=r"^shared_gate: needs a shared expert to gate, got shared=None; give `shared`"
+    ):
+        MoEConfig(num_experts=2, experts=GLUExpertsConfig(hidden=2), shared_gate=True).build(DIM)
+
+
+# --- what people do to layers ----------------------------------------------------------------------------------------
+
+
+NOISY = TopKRouterConfig(k=2, noise=True, jitter=0.1, bias=True, capacity_factor=1.0)
+PLAIN = TopKRouterConfig(k=2)
+
+
+def tensors_of(routing):
+    return [field for field in routing if isinstance(field, torch.Tensor)]
+
+
+@pytest.mark.parametrize("router", [PLAIN, NOISY])
+def test_activation_checkpointing_changes_nothing(router):
+    """The routing and its noise are computed again in backward; they must be the same ones."""
+    moe, x = build(6, router=router), numbers(50, 2, 5, DIM).requires_grad_()
+    results = []
+    for run in (moe, lambda x: checkpoint(moe, x, use_reentrant=False)):
+        torch.manual_seed(3)
+        y, routing = run(x)
+        loss = (y * numbers(51, *y.shape)).sum() + balance_loss(routing, importance=0.1, load=0.1 * router.noise)
+        results.append([y, *tensors_of(routing), *torch.autograd.grad(loss, [x, *moe.parameters()])])
+    assert len(results[0]) == len(results[1])
+    assert all(one.equal(other) for one, other in zip(*results))
+
+
+def test_forward_leaves_no_trace_in_the_layer():
+    """A counter in a buffer would count twice under activation checkpointing."""
+    moe = build(6, router=NOISY)
+    before = copy.deepcopy(moe.state_dict())
+    moe(numbers(50, 5, DIM))[0].sum().backward()
+    assert all(tensor.equal(before[name]) for name, tensor in moe.state_dict().items())
+
+
+def test_functional_call_uses_the_given_parameters():
+    moe, x = build(4), numbers(50, 5, DIM)
+    given = {name: torch.zeros_like(parameter) for name, parameter in moe.named_parameters() if "down" in name}
+    assert (torch.func.functional_call(moe, given, (x,))[0] == 0).all()
+    assert (moe(x)[0] != 0).all()
+
+
+@pytest.mark.parametrize(
+    "experts", [GLUExpertsConfig(hidden=4), MLPExpertsConfig(hidden=4), MLPExpertsConfig(hidden=4, bias=True)]
+)
+def test_a_state_dict_and_a_deep_copy_give_the_same_layer(experts):
+    fields = {"router": NOISY, "experts": experts, "shared": experts, "shared_gate": True}
+    moe, x = build(4, **fields), numbers(50, 5, DIM)
+    moe.router.update(torch.tensor([5, 2, 2, 1]))
+    loaded = MoEConfig(num_experts=4, **fields).build(DIM).double()
+    loaded.load_state_dict(moe.state_dict())
+    copied = copy.deepcopy(moe)
+    for twin in (loaded, copied):
+        assert twin.eval()(x)[0].equal(moe.eval()(x)[0])
+    with torch.no_grad():
+        next(copied.experts.parameters()).zero_()
+    assert not copied(x)[0].equal(moe(x)[0])
+
+
+@pytest.mark.parametrize("router", [PLAIN, NOISY])
+@pytest.mark.parametrize("experts", [GLUExpertsConfig(hidden=4), MLPExpertsConfig(hidden=4, bias=True)])
+def test_a_bfloat16_layer_trains_with_a_float32_router(router, experts):
+    moe = build(4, dim=8, router=router, experts=experts, shared=experts, shared_gate=True, dtype=torch.bfloat16)
+    x = numbers(50, 2, 5, 8).bfloat16().requires_grad_()
+    y, routing = moe(x)
+    (y.float().sum() + balance_loss(routing)).backward()
+    assert y.dtype == x.grad.dtype == torch.bfloat16
+    assert routing.weight_N.dtype == routing.logits_TE.dtype == torch.float32
+    for name, parameter in moe.named_parameters():
+        expected = torch.float32 if name.startswith("router.") else torch.bfloat16
+        assert parameter.dtype == parameter.grad.dtype == expected, name
+        assert parameter.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("router", [PLAIN, NOISY])
+@pytest.mark.parametrize("experts", [GLUExpertsConfig(hidden=4), MLPExpertsConfig(hidden=4, bias=True)])
+def test_autocast_runs_experts_in_bfloat16_and_the_router_in_float32(router, experts):
+    moe = build(4, dim=8, router=router, experts=experts, shared=experts, shared_gate=True, dtype=torch.float32)
+    x = numbers(50, 2, 5, 8).float().requires_grad_()
+    torch.manual_seed(0)
+    expected, plain = moe(x)
+    torch.manual_seed(0)
+    with torch.autocast("cpu", torch.bfloat16):
+        y, routing = moe(x)
+        loss = y.float().square().mean() + balance_loss(routing)
+    loss.backward()
+    assert y.dtype == torch.bfloat16
+    assert routing.logits_TE.equal(plain.logits_TE)
+    assert routing.weight_N.equal(plain.weight_N)
+    assert routing.expert_N.equal(plain.expert_N)
+    scale = float(expected.detach().abs().max())
+    same(y.float() / scale, expected / scale, "rounded to bfloat16", tolerance=0.05)
+    for tensor in (x, *moe.parameters()):
+        assert tensor.grad.dtype == torch.float32
+        assert tensor.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_one_token_survives_the_smallest_capacity(training):
+    router = TopKRouterConfig(k=2, capacity_factor=0.01, capacity_factor_eval=0.01)
+    moe, x = build(64, router=router).train(training), numbers(50, 1, 1, DIM)
+    y, routing = moe(x)
+    assert routing.live_N.all()
+    same(y, build(64)(x)[0])
+
+
+def test_the_layer_saves_nothing_of_n_by_d():
+    """Five tokens of width 7, three experts each, hidden 11: no gathered input, no expert output, no activation."""
+    moe = build(4, dim=7, router=TopKRouterConfig(k=3), experts=GLUExpertsConfig(hidden=11))
+    saved, parameters = [], {parameter.data_ptr() for parameter in moe.parameters()}
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        moe(numbers(50, 5, 7).requires_grad_())
+    shapes = [tuple(t.shape) for t in saved if t.is_floating_point() and t.data_ptr() not in parameters]
+    large = [shape for shape in shapes if 15 in shape and max(shape) < 1000 and len(shape) > 1]
+    assert large == [(15, 22)]  # the pre-activation
+    assert (5, 7) in shapes
+
+
+def test_a_loop_with_balance_loss_trains_and_balances():
+    moe = MoEConfig(
+        num_experts=4, router=TopKRouterConfig(k=1, normalize=False), experts=GLUExpertsConfig(hidden=8)
+    ).build(4)
+    optimizer = torch.optim.Adam(moe.parameters(), lr=0.02)
+    x, first = torch.randn(256, 4), None
+    target = torch.sin(2 * x)
+    for _ in range(100):
+        y, routing = moe(x)
+        loss = (y - target).square().mean()
+        first = loss.item() if first is None else first
+        optimizer.zero_grad()
+        (loss + balance_loss(routing)).backward()
+        optimizer.step()
+    assert loss.item() < 0.5 * first
+    assert torch.bincount(routing.expert_N, minlength=4).min() > 0
