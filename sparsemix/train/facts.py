@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.metadata
+
 import logging
 import platform
 from datetime import UTC, datetime
 from typing import Any
 
 import torch
+
+import sparsemix
 
 from sparsemix.experts import GLUExperts, MLPExperts
 from sparsemix.kernels import choose_backend
@@ -25,7 +27,7 @@ def facts(trainer: Trainer, config: TrainConfig) -> dict[str, Any]:
     """Versions, device, precision, threads, chosen kernel, seed, time: JSON."""
     precision = trainer.precision
     return {
-        "sparsemix": importlib.metadata.version("sparsemix"),
+        "sparsemix": sparsemix.__version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "device": str(precision.device),

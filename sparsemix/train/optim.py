@@ -135,7 +135,7 @@ class ModelOptimizer:
 
     def __init__(self, model: nn.Module, parts: Sequence[torch.optim.Optimizer]) -> None:
         self.parts = tuple(parts)
-        self._names = {parameter: name for name, parameter in model.named_parameters()}
+        self._names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
         self._peaks = [[group["lr"] for group in part.param_groups] for part in parts]
 
     @property
