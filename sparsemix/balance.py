@@ -154,5 +154,5 @@ def _seen_from_the_whole(part_E: Tensor, whole_E: Tensor | None) -> Tensor:
 
 
 def _cv_squared(x_E: Tensor) -> Tensor:
-    """Population variance over squared mean; 0 where all is 0, and no epsilon that would weigh more with more experts."""
+    """Population variance over squared mean, 0 where all is 0; no epsilon, which would weigh more with more experts."""
     return x_E.var(unbiased=False) / x_E.mean().square().clamp(min=torch.finfo(x_E.dtype).tiny)

@@ -8,7 +8,7 @@ import re
 import typing
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import tyro
 from pydantic.dataclasses import is_pydantic_dataclass
@@ -16,18 +16,39 @@ from tyro.constructors import ConstructorRegistry, StructConstructorSpec, Struct
 
 C = TypeVar("C")
 
+Many = Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction]
+"""A flag with one or more values that may be given more than once; `flatten` makes one list of it."""
+Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+"""A flag that is there or not."""
 HELP = {"-h", "--help"}
-COMPLAINTS = {
-    r"Unrecognized options: (\S+?)(?:, .*?)?(?: Perhaps you meant: (--\S+).*)?$": r"\1: must be a known flag, got \1; \2",
-    r"invalid choice '(.*?)' for argument '(.+?)'\. Expected one of \((.*?),?\)\.": r"\2: must be one of \3, got '\1'; ",
-    r"Missing value for argument '(.+?)'\. Expected (\d+)": r"\1: needs \2 value, got none; ",
-    r"Missing from [^:]+: (\S+)": r"\1: required, got nothing; ",
-    r"Error parsing ([^:]+): (.*?'.*?') ": r"",
-}
+UNREADABLE = "arguments: must be as --help says, got: {}"
+COMPLAINTS = (
+    (
+        r"Unrecognized options: (\S+?)(?:,.*)?\nPerhaps you meant:\n(--\S+)",
+        r"\1: must be a flag there is, got '\1'; did you mean \2?",
+    ),
+    (r"Unrecognized options: (\S+?)(?:,.*)?$", r"\1: must be a flag there is, got '\1'; see --help"),
+    (r"Missing from .*:\n(\S+)", r"\1: must be given, got nothing; see --help"),
+    (r"Missing value for argument '(.+)'", r"\1: must have a value, got none; see --help"),
+    (
+        r"invalid choice ('.*') for argument '(.+)'\. Expected one of \((.*?),?\)\.",
+        r"\2: must be one of \3, got \1; choose one",
+    ),
+    (
+        r"Error parsing (\S+): .*?('.*')(?:.|\n)*\nArgument helptext:\n\S+ (.*)",
+        r"\1: must be \3, got \2; correct the value",
+    ),
+)
+"""tyro's complaints, a row a line, and how we say them."""
 
 
 class _Refused(Exception):
     """A config refuses its values; tyro, which draws a box around every ValueError, lets this one pass."""
+
+
+def flatten(values: Many) -> tuple[str, ...]:
+    """All values, in the order given."""
+    return tuple(value for group in values for value in group)
 
 
 def parse(kind: type[C], args: Sequence[str], *, verb: str, default: C) -> C:
@@ -38,29 +59,32 @@ def parse(kind: type[C], args: Sequence[str], *, verb: str, default: C) -> C:
         SystemExit: help was asked for, and given.
     """
     printed = io.StringIO()
+    registry = ConstructorRegistry()
+    registry.struct_rule(_config_rule)
     try:
-        with redirect_stderr(printed), _one_line_a_sentence(args):
-            return tyro.cli(kind, args=args, prog=f"sparsemix {verb}", default=default, registry=_registry())
+        with redirect_stderr(printed), _unwrapped_complaints(args):
+            return tyro.cli(kind, args=args, prog=f"sparsemix {verb}", default=default, registry=registry)
     except _Refused as error:
         raise ValueError(str(error)) from None
     except SystemExit as stop:
-        if stop.code == 0:
+        if stop.code in (None, 0):
             raise
-        raise ValueError(printed.getvalue()) from None
+        raise ValueError(_our_words(printed.getvalue())) from None
 
 
+def peek(kind: type[C], args: Sequence[str]) -> C:
+    """What the arguments say of the fields of `kind`, which all have defaults; all else is passed over.
 
-def _registry() -> ConstructorRegistry:
-    registry = ConstructorRegistry()
-    registry.struct_rule(_config_rule)
-    return registry
+    Where they cannot be read these are the defaults: `parse` will complain.
+    """
+    try:
+        return tyro.cli(kind, args=args, add_help=False, console_outputs=False, return_unknown_args=True)[0]
+    except SystemExit:
+        return kind()
 
 
 def _config_rule(info: StructTypeInfo) -> StructConstructorSpec | None:
-    """How tyro sees our configs: flat flags for the classes in force, and none for `type` or for a part that is None.
-
-    Another class of a union, or a part that is None, is chosen in a config file.
-    """
+    """How tyro sees our configs: flat flags for the classes in force, and none for `type` or for a part that is None."""
     if not is_pydantic_dataclass(info.type):
         return None
     hints = typing.get_type_hints(info.type, include_extras=True)
@@ -87,15 +111,27 @@ def _mentions_config(hint: Any) -> bool:
 
 
 @contextmanager
-def _one_line_a_sentence(args: Sequence[str]) -> Iterator[None]:
-    """Keep tyro from wrapping what it complains, so that it can be read; its help is wrapped as ever."""
+def _unwrapped_complaints(args: Sequence[str]) -> Iterator[None]:
+    """Give tyro a terminal so wide that it breaks no line of a complaint; help is for the real one."""
     before = os.environ.get("COLUMNS")
     if not HELP & set(args):
         os.environ["COLUMNS"] = "100000"
     try:
         yield
     finally:
-        if before is None:
-            os.environ.pop("COLUMNS", None)
-        else:
+        if before is not None:
             os.environ["COLUMNS"] = before
+        else:
+            os.environ.pop("COLUMNS", None)
+
+
+def _our_words(box: str) -> str:
+    """A complaint of tyro, taken out of its box, as one line of ours."""
+    rows = [row.strip("│| ") for row in box.splitlines()[1:-1]]  # without the border that holds the title
+    text = "\n".join(row for row in rows if row.strip("─-"))
+    text = text.partition("\nFor full helptext")[0]
+    for pattern, line in COMPLAINTS:
+        found = re.match(pattern, text)
+        if found:
+            return found.expand(line)
+    return UNREADABLE.format(text)

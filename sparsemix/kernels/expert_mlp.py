@@ -1,4 +1,4 @@
-"""The expert MLP as one autograd function that saves the input, the pre-activation and indices; nothing else of size N."""
+"""The expert MLP as one autograd function: it saves the input, the pre-activation and indices, nothing else of size N."""
 
 from __future__ import annotations
 

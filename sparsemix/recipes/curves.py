@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -12,8 +12,8 @@ from sparsemix.checks import check
 class Point(NamedTuple):
     """One evaluation of a model in training."""
 
-    step: int
-    """Optimiser steps done."""
+    step: float
+    """Optimiser steps done; a fraction where interpolated."""
     seconds: float
     """Spent on them: optimiser included, evaluation not."""
     flops: float
@@ -83,7 +83,7 @@ def loss_at(curve: Curve, where: float, axis: Callable[[Point], float]) -> float
     return start.loss + share * (end.loss - start.loss)
 
 
-def loss_at_equal_seconds(curves: dict[str, Curve], stable_steps: int) -> dict[str, float]:
+def loss_at_equal_seconds(curves: Mapping[str, Curve], stable_steps: int) -> dict[str, float]:
     """Each model's loss at the last moment at which all were still in their stable phase."""
     stable = {name: [point for point in curve if point.step <= stable_steps] for name, curve in curves.items()}
     moment = min(curve[-1].seconds for curve in stable.values())

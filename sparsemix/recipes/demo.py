@@ -113,17 +113,24 @@ def compete(
 ) -> Outcome:
     """Train both in turns, and gather what came of it."""
     one = configs["moe"]
-    shape = {"batch_size": one.batch_size, "sequence_length": one.sequence_length}
     tokens = one.batch_size * one.sequence_length
     counts = {name: count_by_formula(each.model, one.sequence_length) for name, each in configs.items()}
-    held_out = list(held_out_batches(store, **shape, max_tokens_per_domain=one.eval_tokens))
+    held_out = list(
+        held_out_batches(
+            store,
+            batch_size=one.batch_size,
+            sequence_length=one.sequence_length,
+            max_tokens_per_domain=one.eval_tokens,
+        )
+    )
+    sampler = Sampler([store], batch_size=one.batch_size, sequence_length=one.sequence_length, seed=settings.seed)
 
     def score(name: str) -> Evaluation:
         return evaluate(trainers[name].model, held_out, tokenizer, trainers[name].precision)
 
     curves = race(
         trainers,
-        Sampler([store], **shape, seed=settings.seed).batch,
+        sampler.batch,
         lambda name: live.evaluated(name, score(name).total.bits_per_byte),
         {name: tokens * each.training_flops_per_token for name, each in counts.items()},
         pace,

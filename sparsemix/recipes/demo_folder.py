@@ -10,7 +10,8 @@ from pathlib import Path
 from sparsemix.checks import check
 from sparsemix.runs import RunFolder
 from sparsemix.train.config import TrainConfig
-from sparsemix.train.start import facts, save_checkpoint
+from sparsemix.train.facts import facts
+from sparsemix.train.saving import save_checkpoint
 from sparsemix.train.trainer import Trainer
 
 OURS = {"data", "moe", "dense", "summary.json", "curves.png"}

@@ -15,7 +15,7 @@ from rich.text import Text
 from sparsemix.checks import require
 from sparsemix.models.counts import Counts
 from sparsemix.recipes.curves import Point, loss_at_equal_seconds, speed_up
-from sparsemix.runs import write_text
+from sparsemix.runs.atomic import write_text
 
 COLORS = {"moe": "#d1495b", "dense": "#2e4057"}
 

@@ -22,5 +22,7 @@ def dense_twin(model: DecoderConfig) -> DecoderConfig:
     assert moe is not None
     if not isinstance(moe.experts, GLUExpertsConfig | MLPExpertsConfig):
         raise ValueError(f"experts: must be glu or mlp to have a dense twin, got {moe.experts.type}; use one of these")
+    if moe.shared is not None and moe.shared.type != moe.experts.type:
+        raise ValueError(f"shared: must be {moe.experts.type} as the experts, got {moe.shared.type}; use the same kind")
     shared = 0 if moe.shared is None else moe.shared.hidden
     return replace(model, moe=None, ffn=replace(moe.experts, hidden=moe.router.k * moe.experts.hidden + shared))

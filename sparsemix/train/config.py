@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 from pydantic import Field
@@ -113,8 +114,13 @@ class TrainConfig:
             "lower it or raise the context",
         )
 
-    def build(self, model: Decoder | None = None) -> Trainer:
-        """The trainer at step 0, of `model` or else of one built from the seed."""
+    def build(self, model: Decoder | None = None, multiplier: Callable[[int], float] | None = None) -> Trainer:
+        """The trainer at step 0.
+
+        Args:
+            model: what to train; None: a model built from the seed.
+            multiplier: step, counted from 0, -> share of the peak learning rates; None: the schedule over `steps`.
+        """
         precision = choose_precision(self.device, self.dtype)
         model = self.model.build(self.seed) if model is None else model
         model.to(precision.device)
@@ -124,7 +130,7 @@ class TrainConfig:
         return Trainer(
             model,
             self.optimizer.build(model),
-            partial(self.schedule.multiplier, steps=self.steps),
+            multiplier or partial(self.schedule.multiplier, steps=self.steps),
             balance=self.balance,
             precision=precision,
             seed=self.seed,

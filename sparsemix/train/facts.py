@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import logging
 import platform
 from datetime import UTC, datetime
@@ -11,7 +10,6 @@ from typing import Any
 import torch
 
 import sparsemix
-
 from sparsemix.experts import GLUExperts, MLPExperts
 from sparsemix.kernels import choose_backend
 from sparsemix.models import Decoder

@@ -173,8 +173,8 @@ class Trainer:
         self._skipped_in_a_row = self._skipped_in_a_row + 1 if skipped else 0
         if self._skipped_in_a_row > self._max_skipped:
             raise TrainingError(
-                f"loss: must be finite, got loss {loss} and gradient norm {grad_norm} at step {self.steps_done}, "
-                f"the {self._skipped_in_a_row}th such step in a row; lower the learning rate"
+                f"loss: must be finite, got loss {loss} with gradient norm {grad_norm} at step {self.steps_done} and "
+                f"the like for {self._skipped_in_a_row} steps in a row; lower the learning rate"
             )
 
 

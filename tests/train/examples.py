@@ -13,7 +13,7 @@ from sparsemix.routers import TopKRouterConfig
 from sparsemix.train import AdamWConfig, BalanceConfig, DataConfig, MuonConfig, Precision, TrainConfig, Trainer
 from sparsemix.train.step import GradientStep
 
-WORDS = "the router sends each token to a few experts and every expert learns what it is sent".split()
+WORDS = ["the", "router", "sends", "each", "token", "to", "few", "experts", "and", "learns", "what", "it", "is"]
 
 
 def tiny_model(router: TopKRouterConfig = TopKRouterConfig(k=2), **changes) -> DecoderConfig:  # noqa: B008

@@ -1,0 +1,90 @@
+"""`sparsemix train`: a training run from a config file and flags."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from sparsemix.cli.flags import Many, Switch, flatten, parse, peek
+from sparsemix.cli.kinds import choose_kinds
+from sparsemix.config import read_json
+from sparsemix.runs import RunFolder
+from sparsemix.train import TrainConfig, TrainResult, train
+
+STOPPED = 128
+"""Added to the number of a signal, as shells do."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """Where the values come from that no flag gives."""
+
+    out: Path | None = None
+    config: Path | None = None
+    init: Path | None = None
+    resume: Switch = False
+
+    def read(self) -> TrainConfig:
+        """The config file, or the config of the run to go on with or to start from, or the defaults."""
+        if self.config is not None:
+            return read_json(TrainConfig, self.config)
+        run = self.out if self.resume else self.init
+        return TrainConfig() if run is None else RunFolder.open(run).config(TrainConfig)
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a language model in a run folder, or go on with one.
+
+    Every value of the config is a flag and overrides --config, or else the config of the run in --resume or --init.
+    A part of another kind, as --optimizer.type adamw or --data.tokenizer.type bpe, brings flags of its own.
+    """
+
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
+    """Folder of the run: config.json, metrics.jsonl, checkpoints."""
+    train: Annotated[TrainConfig, tyro.conf.arg(name="")]
+    data: Annotated[Many, tyro.conf.arg(metavar="PATH...")] = ()
+    """Text files, folders, .jsonl, .parquet, hf:NAME, or builtin; the short form of --data.sources."""
+    weights: Annotated[tuple[float, ...], tyro.conf.arg(metavar="FLOAT...")] = ()
+    """How often each of these is drawn from, by its size if not given; the short form of --data.weights."""
+    config: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """A config as JSON, as config.json of a run is."""
+    resume: Switch = False
+    """Go on with the run in --out from its last checkpoint."""
+    init: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
+    """Another run, whose weights and tokenizer to start from."""
+
+    @property
+    def resolved(self) -> TrainConfig:
+        """The config with the short forms in place."""
+        data = self.train.data
+        if self.data:
+            data = replace(data, sources=flatten(self.data), weights=self.weights or None)
+        elif self.weights:
+            data = replace(data, weights=self.weights)
+        return replace(self.train, data=data)
+
+
+def run(args: list[str]) -> int:
+    """Parse, train, say how it ended."""
+    args, base = choose_kinds(args, peek(Base, args).read())
+    given = parse(Train, args, verb="train", default=Train(out=tyro.MISSING, train=base))
+    config = given.resolved
+    console = Console(stderr=True)
+    result = train(config, given.out, resume=given.resume, init=given.init, console=console)
+    print("\n".join(_summary(result, config)))
+    return 0 if result.stopped_by is None else STOPPED + result.stopped_by
+
+
+def _summary(result: TrainResult, config: TrainConfig) -> Sequence[str]:
+    lines = [f"{result.out}: {result.step} of {config.steps} steps done"]
+    if result.evaluation is not None:
+        lines[0] += f", {result.evaluation.total.bits_per_byte:.4f} bits per byte held out"
+    if result.stopped_by is not None:
+        lines.append(f"go on with: sparsemix train --out {result.out} --resume")
+    return lines
