@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from sparsemix.checks import check
 from sparsemix.config import config
 from sparsemix.data import BPETokenizerConfig, Sampler, Tokenizer, TokenStore, held_out_batches, prepare
 from sparsemix.experts import GLUExpertsConfig
@@ -68,6 +69,8 @@ class DemoConfig:
     """Steps between evaluations."""
     prompt: str = "def "
     """What the MoE continues at the end."""
+    sample_tokens: int = Field(default=120, ge=0)
+    """By how many tokens."""
 
 
 def demo(settings: DemoConfig, training: TrainConfig = TRAINING) -> Outcome:
@@ -82,6 +85,7 @@ def demo(settings: DemoConfig, training: TrainConfig = TRAINING) -> Outcome:
             held_out=training.data.held_out,
             progress=live.preparing,
         )
+        _check_prompt(settings, tokenizer, training.model.context)  # now, not after ten minutes
         configs = twins(training, tokenizer.vocab_size)
         pace = Pace(seconds=60 * settings.minutes if settings.steps is None else None, steps=settings.steps)
         trainers = {name: one.build(multiplier=pace.multiplier) for name, one in configs.items()}
@@ -90,10 +94,21 @@ def demo(settings: DemoConfig, training: TrainConfig = TRAINING) -> Outcome:
         save_model(folder, name, one, trainers[name])
     write_outcome(outcome, folder)
     sample = generate_text(
-        trainers["moe"].model, tokenizer, [settings.prompt], max_new_tokens=120, temperature=0.7, seed=settings.seed
+        trainers["moe"].model,
+        tokenizer,
+        [settings.prompt],
+        max_new_tokens=settings.sample_tokens,
+        temperature=0.7,
+        seed=settings.seed,
     )
     print_outcome(outcome, folder, settings.prompt + sample[0])
     return outcome
+
+
+def _check_prompt(settings: DemoConfig, tokenizer: Tokenizer, context: int) -> None:
+    length = len(tokenizer.encode(settings.prompt))
+    rule = f"must leave room for {settings.sample_tokens} more of {context} tokens"
+    check(length + settings.sample_tokens <= context, "prompt", rule, f"{length} tokens", "shorten it")
 
 
 def twins(training: TrainConfig, vocab_size: int) -> dict[str, TrainConfig]:
@@ -142,7 +157,7 @@ def compete(
         name: Contestant(
             counts=counts[name],
             curve=tuple(curves[name]),
-            tokens=tokens * curves[name][-1].step,
+            tokens=tokens * trainers[name].steps_done,
             domains={domain: found.bits_per_byte for domain, found in score(name).domains.items()},
         )
         for name in trainers

@@ -131,7 +131,7 @@ def print_outcome(outcome: Outcome, folder: Path, sample: str) -> None:
 
 
 def _table(outcome: Outcome) -> Table:
-    table = Table(title=f"{outcome.moe.last.step} steps on the same tokens, in turns")
+    table = Table(title=f"{outcome.moe.last.step:.0f} steps on the same tokens, in turns")
     table.add_column("")
     for name in outcome.contestants:
         table.add_column(name, justify="right")

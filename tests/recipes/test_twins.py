@@ -5,7 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sparsemix import DecoderConfig, GLUExpertsConfig, MLPExpertsConfig, ModuleExpertsConfig, MoEConfig, TopKRouterConfig
+from sparsemix import (
+    DecoderConfig,
+    GLUExpertsConfig,
+    MLPExpertsConfig,
+    ModuleExpertsConfig,
+    MoEConfig,
+    TopKRouterConfig,
+)
 from sparsemix.models import AttentionConfig
 from sparsemix.models.counts import count_by_formula, count_by_tensors
 from sparsemix.recipes.twins import dense_twin
