@@ -245,6 +245,29 @@ def test_a_layer_of_built_modules():
     same(moe_forward(x_TD, routing, moe.experts)[0], y_TD)
 
 
+class Nested(torch.nn.Module):
+    """Experts that route once more inside."""
+
+    def __init__(self, experts: torch.nn.Module, inside: MoE) -> None:
+        super().__init__()
+        self.num_experts, self.experts, self.inside = experts.num_experts, experts, inside
+
+    def forward(self, x_TD, dispatch):
+        y_ND, _ = self.experts(x_TD, dispatch)
+        z_ND, inner = self.inside(x_TD[dispatch.token_N])
+        return y_ND + z_ND, (inner,)
+
+
+def test_routings_of_mixtures_inside_are_returned_and_balanced():
+    inside, x_TD = build(3), numbers(50, 4, DIM)
+    moe = MoE(build(4).router, Nested(build(4).experts, inside))
+    _, routing = moe(x_TD)
+    assert [inner.logits_TE.shape for inner in routing.inner] == [(8, 3)]
+    balance_loss(routing).backward()
+    assert (inside.router.weight_ED.grad != 0).any()
+    assert (moe.router.weight_ED.grad != 0).any()
+
+
 def test_a_shared_gate_needs_a_shared_expert():
     with pytest.raises(
         ValueError, match=r"^shared_gate: needs a shared expert to gate, got shared=None; give `shared`"

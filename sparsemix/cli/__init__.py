@@ -72,6 +72,7 @@ def _help() -> str:
             "verbs:",
             *lines,
             "",
-            "sparsemix VERB --help says what a verb takes.",
+            "sparsemix VERB --help says what a verb takes. Exit codes: 0 done; 2 refused, in one line;",
+            "130 and 143 stopped by SIGINT and SIGTERM, training having saved first.",
         ]
     )

@@ -8,11 +8,11 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import sparsemix
-from sparsemix.experts import MLPExpertsConfig, ModuleExpertsConfig
+from sparsemix.experts import GLUExpertsConfig, MLPExpertsConfig
 from sparsemix.kernels.backend import choose_backend, native_refuses
-from sparsemix.layer import MoEConfig
 from sparsemix.models import Decoder, DecoderConfig
 from sparsemix.models.counts import Counts
 from sparsemix.train import AdamWConfig, OptimizerConfig, Precision
@@ -32,18 +32,18 @@ PARTS = {
     "ffn_norm": "norms",
     "norm": "norms",
 }
-"""Component of a parameter's name -> the part it is counted in; the first component that is one of these says it."""
+"""Component of a parameter's name -> the part it counts for; the first that is here decides."""
+
+
+def counted(counts: Counts) -> Facts:
+    """The counts, and what training costs a token."""
+    return asdict(counts) | {"training_flops_per_token": counts.training_flops_per_token}
 
 
 def meta_model(config: DecoderConfig) -> Decoder:
     """The model with shapes and no memory."""
     with torch.device("meta"):
         return config.build()
-
-
-def counts(found: Counts) -> Facts:
-    """The counts as they are, and what a training step costs a token."""
-    return asdict(found) | {"training_flops_per_token": found.training_flops_per_token}
 
 
 def parameters_by_part(model: Decoder) -> dict[str, int]:
@@ -55,48 +55,57 @@ def parameters_by_part(model: Decoder) -> dict[str, int]:
     return dict(sums)
 
 
-def memory(found: Counts, optimizer_state: int) -> Facts:
-    """Bytes, of numbers alone: no activations, no allocator."""
-    total = found.parameters_total
+def memory(counts: Counts, optimizer_state: int) -> dict[str, int]:
+    """Bytes of numbers that have to be kept; activations and the allocator's gaps come on top."""
+    total = counts.parameters_total
     return {
         "weights_float32": 4 * total,
         "weights_bfloat16": 2 * total,
         "gradients_float32": 4 * total,
         "optimizer_state": optimizer_state,
-        "kv_cache_per_token_float32": 4 * found.kv_values_per_token,
-        "kv_cache_per_token_bfloat16": 2 * found.kv_values_per_token,
+        "kv_cache_per_token_float32": 4 * counts.kv_values_per_token,
+        "kv_cache_per_token_bfloat16": 2 * counts.kv_values_per_token,
     }
 
 
 def adamw_state(parameters: int) -> int:
-    """Bytes of AdamW's two float32 means."""
+    """Bytes of AdamW's two means in float32."""
     return 2 * 4 * parameters
 
 
 def optimizer_state(model: Decoder, optimizer: OptimizerConfig) -> int:
-    """Bytes of the optimiser's state: two numbers a parameter, but one for Muon's matrices."""
+    """Bytes: those of AdamW, but for Muon's matrices one mean alone."""
     sizes = {role: sum(one.numel() for one in members) for role, members in by_role(model).items()}
-    if isinstance(optimizer, AdamWConfig):
-        return adamw_state(sum(sizes.values()))
-    matrices = sizes.pop("matrix", 0)
+    matrices = 0 if isinstance(optimizer, AdamWConfig) else sizes.pop("matrix", 0)
     return 4 * matrices + adamw_state(sum(sizes.values()))
 
 
 def kernel(config: DecoderConfig, precision: Precision) -> Facts | None:
     """Which kernel computes the experts on this machine, and why; None where none of ours does."""
-    if config.moe is None or isinstance(config.moe.experts, ModuleExpertsConfig):
+    experts = None if config.moe is None else config.moe.experts
+    if config.moe is None or not isinstance(experts, (GLUExpertsConfig, MLPExpertsConfig)):
         return None
-    asked = config.moe.experts.backend
-    if asked == "reference":
-        return {"backend": asked, "reason": "the config asks for it"}
-    tensors = _like_the_experts(config.moe, config.dim, precision)
-    backend: Any = choose_backend(asked, *tensors)
-    name = backend.__name__.rpartition(".")[2]
-    if asked != "auto":
-        return {"backend": name, "reason": "the config asks for it"}
-    if precision.device.type != "cuda":
-        return {"backend": name, "reason": f"the device is {precision.device}"}
-    return {"backend": name, "reason": native_refuses(*tensors) or "F.grouped_mm serves these tensors"}
+    if experts.backend == "reference":
+        return {"backend": "reference", "reason": "the config asks for it"}
+    # The shapes of the experts over the memory of one number.
+    one = torch.zeros((), dtype=precision.autocast or torch.float32, device=precision.device)
+    rows = experts.hidden if isinstance(experts, MLPExpertsConfig) else 2 * experts.hidden
+    x_TD = one.expand(1, config.dim)
+    up_EGD = one.expand(config.moe.num_experts, rows, config.dim)
+    down_EDF = one.expand(config.moe.num_experts, config.dim, experts.hidden)
+    backend: Any = choose_backend(experts.backend, x_TD, up_EGD, down_EDF)
+    asked = "" if experts.backend == "auto" else "the config asks for it"
+    return {
+        "backend": backend.__name__.rpartition(".")[2],
+        "reason": asked or _why(x_TD, up_EGD, down_EDF),
+    }
+
+
+def _why(x_TD: Tensor, up_EGD: Tensor, down_EDF: Tensor) -> str:
+    """What decided where the choice was left to us."""
+    if not x_TD.is_cuda:
+        return f"the device is {x_TD.device}"
+    return native_refuses(x_TD, up_EGD, down_EDF) or "grouped_mm can serve the sizes and the type"
 
 
 def environment(precision: Precision) -> Facts:
@@ -109,14 +118,3 @@ def environment(precision: Precision) -> Facts:
         "dtype": "float32" if precision.autocast is None else str(precision.autocast).removeprefix("torch."),
         "threads": torch.get_num_threads(),
     }
-
-
-def _like_the_experts(
-    moe: MoEConfig, dim: int, precision: Precision
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Tensors on the device with the shapes of x, the up and the down projections, over one number of memory."""
-    assert not isinstance(moe.experts, ModuleExpertsConfig)
-    hidden, num_experts = moe.experts.hidden, moe.num_experts
-    rows = hidden if isinstance(moe.experts, MLPExpertsConfig) else 2 * hidden
-    one = torch.zeros((), dtype=precision.autocast or torch.float32, device=precision.device)
-    return one.expand(1, dim), one.expand(num_experts, rows, dim), one.expand(num_experts, dim, hidden)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-OURS = re.compile(r"\S.*: .*(, got |not installed)", re.DOTALL)
+OURS = re.compile(r"\S.*: .*(,\s+got\s|not installed)", re.DOTALL)
 """What `checks.check` and `checks.require` write: `name: rule, got value seen; remedy`."""
 
 

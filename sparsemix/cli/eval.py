@@ -13,8 +13,9 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from sparsemix.cli.flags import Many, Switch, flatten, parse
-from sparsemix.data import Batch, TokenStore, Tokenizer, held_out_batches, prepare
+from sparsemix.checks import check
+from sparsemix.cli.flags import Many, Switch, flatten, parse, shown_as
+from sparsemix.data import Batch, Tokenizer, TokenStore, held_out_batches, prepare
 from sparsemix.runs import RunFolder
 from sparsemix.train import Evaluation, TrainConfig, choose_precision, evaluate, load_run
 from sparsemix.train.precision import DTypeName
@@ -28,7 +29,7 @@ class Eval:
     """Folder of the run."""
     data: Annotated[Many, tyro.conf.arg(metavar="PATH...")] = ()
     """Text that training did not see, all of which counts; without, the run's own held-out text."""
-    eval_tokens: int | None = None
+    eval_tokens: Annotated[int | None, shown_as("INT")] = None
     """Tokens of each domain, at most; without, as many as in training."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, ..."""
@@ -49,6 +50,7 @@ def run(args: list[str]) -> int:
         else:
             stores = [TokenStore.open(path) for path in sorted(RunFolder.open(given.run).data.glob("store_*"))]
         tokens = trained.config.eval_tokens if given.eval_tokens is None else given.eval_tokens
+        check(tokens >= 1, "eval_tokens", "must be at least 1", tokens, "raise it")
         batches = _batches(stores, trained.config, tokens)
         found = evaluate(trained.model.to(precision.device), batches, trained.tokenizer, precision)
     print(_as_json(found, trained.step)) if given.json else Console().print(_as_table(found, trained.step))

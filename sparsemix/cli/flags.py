@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import os
 import re
@@ -18,7 +19,7 @@ C = TypeVar("C")
 
 Many = Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction]
 """A flag with one or more values that may be given more than once; `flatten` makes one list of it."""
-Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")]
 """A flag that is there or not."""
 HELP = {"-h", "--help"}
 UNREADABLE = "arguments: must be as --help says, got: {}"
@@ -35,15 +36,20 @@ COMPLAINTS = (
         r"\2: must be one of \3, got \1; choose one",
     ),
     (
-        r"Error parsing (\S+): .*?('.*')(?:.|\n)*\nArgument helptext:\n\S+ (.*)",
+        r"Error parsing (\S+): .*?('.*?'?)[\].]*\n(?:.*\n)*Argument helptext:\n\S+ (.*)",
         r"\1: must be \3, got \2; correct the value",
     ),
 )
 """tyro's complaints, a row a line, and how we say them."""
 
 
-class _Refused(Exception):
-    """A config refuses its values; tyro, which draws a box around every ValueError, lets this one pass."""
+class _ConfigError(Exception):
+    """A config refuses its values. No ValueError, since tyro would draw a box around one."""
+
+
+def shown_as(metavar: str) -> Any:
+    """What help calls the value of a flag; it says no default, which the flag's own line is to tell."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint="")
 
 
 def flatten(values: Many) -> tuple[str, ...]:
@@ -63,8 +69,15 @@ def parse(kind: type[C], args: Sequence[str], *, verb: str, default: C) -> C:
     registry.struct_rule(_config_rule)
     try:
         with redirect_stderr(printed), _unwrapped_complaints(args):
-            return tyro.cli(kind, args=args, prog=f"sparsemix {verb}", default=default, registry=registry)
-    except _Refused as error:
+            return tyro.cli(
+                kind,
+                args=args,
+                prog=f"sparsemix {verb}",
+                description=inspect.getdoc(kind),
+                default=default,
+                registry=registry,
+            )
+    except _ConfigError as error:
         raise ValueError(str(error)) from None
     except SystemExit as stop:
         if stop.code in (None, 0):
@@ -84,7 +97,7 @@ def peek(kind: type[C], args: Sequence[str]) -> C:
 
 
 def _config_rule(info: StructTypeInfo) -> StructConstructorSpec | None:
-    """How tyro sees our configs: flat flags for the classes in force, and none for `type` or for a part that is None."""
+    """How tyro sees a config: a flag for each field of the classes in force, but for `type` and parts that are None."""
     if not is_pydantic_dataclass(info.type):
         return None
     hints = typing.get_type_hints(info.type, include_extras=True)
@@ -101,7 +114,7 @@ def _config_rule(info: StructTypeInfo) -> StructConstructorSpec | None:
         try:
             return info.type(**hidden, **given)
         except ValueError as error:
-            raise _Refused(str(error)) from None
+            raise _ConfigError(str(error)) from None
 
     return StructConstructorSpec(instantiate=instantiate, fields=tuple(shown))
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from sparsemix.cli.flags import Many, Switch, flatten, parse
+from sparsemix.checks import check
+from sparsemix.cli.flags import Many, Switch, flatten, parse, shown_as
 from sparsemix.cli.streaming import stream_text
 from sparsemix.inference import generate_text
 from sparsemix.train import choose_precision, load_run
@@ -23,15 +24,15 @@ class Generate:
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """Folder of the run."""
-    prompt: Annotated[Many, tyro.conf.arg(metavar="TEXT")] = ()
+    prompt: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, shown_as("TEXT")] = ()
     """What to continue; may be given several times. Without: begin a document."""
     max_new_tokens: int = 100
     """The most tokens to add; prompt and new tokens must fit in the model's context."""
     temperature: float = 1.0
     """0 takes the likeliest token each time."""
-    top_k: int | None = None
+    top_k: Annotated[int | None, shown_as("INT")] = None
     """Sample among so many of the likeliest tokens."""
-    top_p: float | None = None
+    top_p: Annotated[float | None, shown_as("FLOAT")] = None
     """Sample among the fewest likeliest tokens that hold so much probability."""
     stop: Annotated[Many, tyro.conf.arg(metavar="TEXT...")] = ()
     """Strings that end a text, beside the end of the document; they are not printed."""
@@ -48,7 +49,8 @@ class Generate:
 def run(args: list[str]) -> int:
     """Parse, generate, print."""
     given = parse(Generate, args, verb="generate", default=Generate(run=tyro.MISSING))
-    prompts = [prompt for prompt in flatten(given.prompt) or ("",) for _ in range(given.num_samples)]
+    check(given.num_samples >= 1, "num_samples", "must be at least 1", given.num_samples, "raise it")
+    prompts = [prompt for prompt in given.prompt or ("",) for _ in range(given.num_samples)]
     device = choose_precision(given.device, "float32").device
     trained = load_run(given.run)
     model, tokenizer = trained.model.to(device), trained.tokenizer
@@ -61,18 +63,23 @@ def run(args: list[str]) -> int:
         "seed": given.seed,
     }
     if len(prompts) == 1 and not given.json:
-        _write(prompts[0])
-        stream_text(model, tokenizer, prompts[0], _write, **settings)
-        _write("\n")
+        _print_live(partial(stream_text, model, tokenizer, prompts[0], **settings), prompts[0])
         return 0
     texts = generate_text(model, tokenizer, prompts, **settings)
     _print_all(prompts, texts, given.json)
     return 0
 
 
-def _write(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
+def _print_live(stream: Callable[..., None], prompt: str) -> None:
+    """Print the prompt and what `stream` writes; nothing if it refuses to begin."""
+    waiting = [prompt]
+
+    def write(piece: str) -> None:
+        print("".join(waiting) + piece, end="", flush=True)
+        waiting.clear()
+
+    stream(write=write)
+    write("\n")
 
 
 def _print_all(prompts: Sequence[str], texts: Sequence[str], as_json: bool) -> None:

@@ -12,33 +12,28 @@ import tyro
 from sparsemix.checks import check
 from sparsemix.cli import describe
 from sparsemix.cli.describe import Facts
-from sparsemix.cli.flags import Switch, parse
+from sparsemix.cli.flags import Switch, parse, shown_as
 from sparsemix.cli.tables import print_facts
 from sparsemix.config import read_json
 from sparsemix.models import DecoderConfig
 from sparsemix.models.architectures import ARCHITECTURES, architecture
-from sparsemix.models.counts import count_by_tensors
+from sparsemix.models.counts import count_by_formula
 from sparsemix.runs import RunFolder
-from sparsemix.train import Precision, TrainConfig, choose_precision
-from sparsemix.train.precision import DTypeName
+from sparsemix.train import AdamWConfig, OptimizerConfig, TrainConfig, choose_precision
 
 
 @dataclass(frozen=True)
 class Info:
     """Parameters, FLOPs and memory of a run, a config file or a known architecture; without any, this machine."""
 
-    target: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="TARGET")] = None
+    target: Annotated[tyro.conf.Positional[Path | None], shown_as("TARGET")] = None
     """Folder of a run, or a JSON file with the config of a run or of a model."""
-    arch: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    arch: Annotated[str | None, shown_as("NAME")] = None
     """A known architecture."""
     list: Switch = False
     """Name the known architectures."""
-    context: int | None = None
+    context: Annotated[int | None, shown_as("INT")] = None
     """Tokens that a token attends to; without, as many as the model can."""
-    device: str | None = None
-    """auto, cpu, cuda, cuda:1, ...; without, what the config says."""
-    dtype: DTypeName | None = None
-    """What to compute in; without, what the config says."""
     json: Switch = False
     """Print JSON."""
 
@@ -46,38 +41,63 @@ class Info:
 def run(args: list[str]) -> int:
     """Parse, find out, print."""
     given = parse(Info, args, verb="info", default=Info())
-    facts = _facts(given)
+    chosen = [name for name in ("target", "arch", "list") if getattr(given, name)]
+    check(len(chosen) <= 1, "info", "takes one of TARGET, --arch and --list", " and ".join(chosen), "choose one")
+    check(given.context is None or given.context >= 0, "context", "must be at least 0", given.context, "raise it")
+    facts = _known() if given.list else _facts(given)
     print(json.dumps(facts, indent=2)) if given.json else print_facts(facts)
     return 0
 
 
+def _known() -> Facts:
+    return {name: {"published": one.published, "source": one.source} for name, one in ARCHITECTURES.items()}
+
+
 def _facts(given: Info) -> Facts:
-    chosen = [name for name in ("target", "arch", "list") if getattr(given, name)]
-    check(len(chosen) <= 1, "target", "must be one of TARGET, --arch and --list", " and ".join(chosen), "give one")
-    if given.list:
-        return {name: {"published": one.published, "source": one.source} for name, one in ARCHITECTURES.items()}
+    here = {"environment": describe.environment(choose_precision())}
     if given.arch is not None:
-        return of_architecture(given.arch, given)
+        return _of_architecture(given.arch, given.context) | here
     if given.target is None:
-        return {"environment": describe.environment(_precision(given))}
+        return here
     if given.target.is_dir():
         run = RunFolder.open(given.target)
-        done = {"steps_done": run.checkpoints.latest() or 0, "started_on": run.facts()}
-        return of_training(run.config(TrainConfig), given) | done
-    if _is_of_a_model(given.target):
-        return of_model(read_json(DecoderConfig, given.target), given)
-    return of_training(read_json(TrainConfig, given.target), given)
+        state = {"steps_done": run.checkpoints.latest() or 0, "begun_with": run.facts()}
+        return _of_training(run.config(TrainConfig), given.context) | state | here
+    if _is_model(given.target):
+        return _of_model(read_json(DecoderConfig, given.target), AdamWConfig(), given.context) | here
+    return _of_training(read_json(TrainConfig, given.target), given.context) | here
 
 
-def of_architecture(name: str, given: Info) -> Facts:
-    """A known architecture, in its makers' accounting; AdamW's state, as if it were trained."""
-    arch = architecture(name)
-    found = arch.counts(given.context)
-    facts: Facts = {"name": name, "source": arch.source, "published": arch.published}
-    if arch.missing:
-        facts["not_buildable_for_lack_of"] = arch.missing
-    facts |= describe.counts(found)
-    if arch.decoder is not None:
-        facts |= _of_decoder(arch.decoder, _precision(given))
-    adamw = describe.adamw_state(found.parameters_total)
-    return facts | {"memory_bytes": describe.memory(found, adamw), "environment": _environment(given)}
+def _of_architecture(name: str, context: int | None) -> Facts:
+    """In its makers' accounting; the state of the optimiser is AdamW's, were it trained."""
+    known = architecture(name)
+    counts = known.counts(context)
+    facts: Facts = {"name": name, "source": known.source, "published": known.published} | describe.counted(counts)
+    if known.decoder is not None:
+        return _of_model(known.decoder, AdamWConfig(), context) | facts
+    memory = describe.memory(counts, describe.adamw_state(counts.parameters_total))
+    return facts | {"memory_bytes": memory, "lacks": known.missing}
+
+
+def _of_training(config: TrainConfig, context: int | None) -> Facts:
+    tokens = config.batch_size * config.sequence_length
+    return _of_model(config.model, config.optimizer, context) | {"steps": config.steps, "tokens_per_step": tokens}
+
+
+def _of_model(config: DecoderConfig, optimizer: OptimizerConfig, context: int | None) -> Facts:
+    counts, model = count_by_formula(config, context), describe.meta_model(config)
+    state = describe.optimizer_state(model, optimizer)
+    return describe.counted(counts) | {
+        "parameters_by_part": describe.parameters_by_part(model),
+        "memory_bytes": describe.memory(counts, state),
+        "optimizer": optimizer.type,
+        "kernel": describe.kernel(config, choose_precision()),
+    }
+
+
+def _is_model(path: Path) -> bool:
+    """Whether a JSON file is the config of a model rather than of a run; of one that cannot be read, no."""
+    try:
+        return "vocab_size" in json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +9,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from sparsemix.cli.flags import Many, Switch, flatten, parse, peek
+from sparsemix.cli.flags import Many, Switch, flatten, parse, peek, shown_as
 from sparsemix.cli.kinds import choose_kinds
 from sparsemix.config import read_json
 from sparsemix.runs import RunFolder
@@ -22,7 +21,7 @@ STOPPED = 128
 
 @dataclass(frozen=True)
 class Base:
-    """Where the values come from that no flag gives."""
+    """Which config the flags change."""
 
     out: Path | None = None
     config: Path | None = None
@@ -50,13 +49,13 @@ class Train:
     train: Annotated[TrainConfig, tyro.conf.arg(name="")]
     data: Annotated[Many, tyro.conf.arg(metavar="PATH...")] = ()
     """Text files, folders, .jsonl, .parquet, hf:NAME, or builtin; the short form of --data.sources."""
-    weights: Annotated[tuple[float, ...], tyro.conf.arg(metavar="FLOAT...")] = ()
+    weights: Annotated[tuple[float, ...], shown_as("FLOAT...")] = ()
     """How often each of these is drawn from, by its size if not given; the short form of --data.weights."""
-    config: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    config: Annotated[Path | None, shown_as("FILE")] = None
     """A config as JSON, as config.json of a run is."""
     resume: Switch = False
     """Go on with the run in --out from its last checkpoint."""
-    init: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
+    init: Annotated[Path | None, shown_as("RUN")] = None
     """Another run, whose weights and tokenizer to start from."""
 
     @property
@@ -70,18 +69,22 @@ class Train:
         return replace(self.train, data=data)
 
 
+def read(args: list[str]) -> Train:
+    """What the arguments say; what they leave open is as in the config that they go by."""
+    rest, base = choose_kinds(args, peek(Base, args).read())
+    return parse(Train, rest, verb="train", default=Train(out=tyro.MISSING, train=base))
+
+
 def run(args: list[str]) -> int:
     """Parse, train, say how it ended."""
-    args, base = choose_kinds(args, peek(Base, args).read())
-    given = parse(Train, args, verb="train", default=Train(out=tyro.MISSING, train=base))
-    config = given.resolved
-    console = Console(stderr=True)
+    given = read(args)
+    config, console = given.resolved, Console(stderr=True)
     result = train(config, given.out, resume=given.resume, init=given.init, console=console)
     print("\n".join(_summary(result, config)))
     return 0 if result.stopped_by is None else STOPPED + result.stopped_by
 
 
-def _summary(result: TrainResult, config: TrainConfig) -> Sequence[str]:
+def _summary(result: TrainResult, config: TrainConfig) -> list[str]:
     lines = [f"{result.out}: {result.step} of {config.steps} steps done"]
     if result.evaluation is not None:
         lines[0] += f", {result.evaluation.total.bits_per_byte:.4f} bits per byte held out"

@@ -24,7 +24,10 @@ class Activation(Protocol):
         ...
 
     def recompute(self, h: Tensor, da: Tensor) -> tuple[Tensor, Tensor]:
-        """(a, dh): the forward value again, and the gradient of h given that of a; what backward needs of h."""
+        """(a, dh): the forward value again, and the gradient of h given that of a; what backward needs of h.
+
+        Overwrites `da`: fresh memory costs more than the arithmetic on it.
+        """
         ...
 
 
@@ -38,7 +41,7 @@ class Plain(NamedTuple):
         return pointwise(self.name, h)
 
     def recompute(self, h: Tensor, da: Tensor) -> tuple[Tensor, Tensor]:
-        return pointwise(self.name, h), pointwise_backward(self.name, da, h)
+        return pointwise(self.name, h), pointwise_backward(self.name, da, h, out=da)
 
 
 class Gated(NamedTuple):
@@ -57,8 +60,8 @@ class Gated(NamedTuple):
         dgate, dup = dh.chunk(2, dim=-1)
         act = pointwise(self.name, gate)
         torch.mul(da, act, out=dup)
-        dgate.copy_(pointwise_backward(self.name, da * up, gate))
-        return act * up, dh
+        pointwise_backward(self.name, da.mul_(up), gate, out=dgate)
+        return torch.mul(act, up, out=da), dh
 
 
 def pointwise(name: ActivationName, x: Tensor) -> Tensor:
@@ -77,23 +80,24 @@ def pointwise(name: ActivationName, x: Tensor) -> Tensor:
         case "sigmoid":
             return torch.sigmoid(x)
         case "identity":
-            return x
+            return x.clone()  # memory of its own, as the others give, since callers go on in it
 
 
-def pointwise_backward(name: ActivationName, grad: Tensor, x: Tensor) -> Tensor:
-    """grad * activation'(x), elementwise."""
+def pointwise_backward(name: ActivationName, grad: Tensor, x: Tensor, out: Tensor) -> Tensor:
+    """grad * activation'(x), elementwise, written to `out`, which may be `grad`."""
+    aten = torch.ops.aten
     match name:
         case "silu":
-            return torch.ops.aten.silu_backward(grad, x)
+            return aten.silu_backward.grad_input(grad, x, grad_input=out)
         case "gelu":
-            return torch.ops.aten.gelu_backward(grad, x)
+            return aten.gelu_backward.grad_input(grad, x, grad_input=out)
         case "gelu_tanh":
-            return torch.ops.aten.gelu_backward(grad, x, approximate="tanh")
+            return aten.gelu_backward.grad_input(grad, x, approximate="tanh", grad_input=out)
         case "relu":
-            return torch.ops.aten.threshold_backward(grad, x, 0)
+            return aten.threshold_backward.grad_input(grad, x, 0, grad_input=out)
         case "relu2":
-            return grad * (2 * F.relu(x))
+            return torch.mul(grad, 2 * F.relu(x), out=out)
         case "sigmoid":
-            return torch.ops.aten.sigmoid_backward(grad, torch.sigmoid(x))
+            return aten.sigmoid_backward.grad_input(grad, torch.sigmoid(x), grad_input=out)
         case "identity":
-            return grad
+            return out.copy_(grad)

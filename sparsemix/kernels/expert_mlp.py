@@ -1,4 +1,4 @@
-"""The expert MLP as one autograd function: it saves the input, the pre-activation and indices, nothing else of size N."""
+"""The expert MLP as one autograd function that saves the input, the pre-activation and indices, no more of size N."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class _ExpertMLP(torch.autograd.Function):
         h_NG = ops.grouped_matmul(x_TD.index_select(0, dispatch.token_N), up_EGD, bounds)
         if up_bias_EG is not None:
             h_NG += _spread(up_bias_EG, bounds)
-        y_ND = ops.grouped_matmul(activation.forward(h_NG) * w_N1, down_EDF, bounds)
+        y_ND = ops.grouped_matmul(activation.forward(h_NG).mul_(w_N1), down_EDF, bounds)
         if down_bias_ED is not None:
             y_ND += w_N1 * _spread(down_bias_ED, bounds)
         ctx.save_for_backward(
@@ -91,8 +91,8 @@ class _ExpertMLP(torch.autograd.Function):
         # The gradient of the weighted activation w a, from which those of w and a follow.
         dwa_NF = ops.grouped_matmul_input_grad(dy_ND, down_EDF, bounds)
         a_NF, dh_NG = ctx.activation.recompute(h_NG, dwa_NF * w_N1)
-        dw_N = (dwa_NF * a_NF).sum(1, dtype=weight_N.dtype)
-        ddown_EDF = ops.grouped_matmul_weight_grad(dy_ND, a_NF * w_N1, bounds)
+        dw_N = dwa_NF.mul_(a_NF).sum(1, dtype=weight_N.dtype)
+        ddown_EDF = ops.grouped_matmul_weight_grad(dy_ND, a_NF.mul_(w_N1), bounds)
         ddown_bias_ED = None
         if down_bias_ED is not None:
             dw_N += (dy_ND * _spread(down_bias_ED, bounds)).sum(1, dtype=weight_N.dtype)

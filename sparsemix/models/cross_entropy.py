@@ -76,11 +76,11 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             loss += losses @ scale_T[rows]
             if not (wants_hidden or wants_unembed):
                 continue
-            dlogits = _dlogits(log_probs, target_T[rows], scale_T[rows]).to(hidden_TD.dtype)
+            dlogits, scale = _dlogits(log_probs, target_T[rows]).to(hidden_TD.dtype), scale_T[rows, None]
             if dhidden_TD is not None:
-                dhidden_TD[rows] = dlogits @ unembed_VD
+                dhidden_TD[rows] = (dlogits @ unembed_VD) * scale
             if dunembed_VD is not None:
-                dunembed_VD += dlogits.T @ hidden_TD[rows]
+                dunembed_VD += dlogits.T @ (hidden_TD[rows] * scale).to(hidden_TD.dtype)
         ctx.save_for_backward(dhidden_TD, None if dunembed_VD is None else dunembed_VD.to(unembed_VD.dtype))
         return loss
 
@@ -93,8 +93,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return *scaled, None, None, None
 
 
-def _dlogits(log_probs_TV: Tensor, target_T: Tensor, scale_T: Tensor) -> Tensor:
-    """scale (softmax - onehot), in the memory of the log-probabilities."""
+def _dlogits(log_probs_TV: Tensor, target_T: Tensor) -> Tensor:
+    """softmax - onehot, in the memory of the log-probabilities; its T x V numbers are left unweighted, the T x D ones are fewer."""
     probs_TV = log_probs_TV.exp_()
     probs_TV[torch.arange(len(target_T), device=target_T.device), target_T] -= 1
-    return probs_TV.mul_(scale_T[:, None])
+    return probs_TV

@@ -37,7 +37,8 @@ class MetricsWriter:
 
     def close(self) -> None:
         """No more will come."""
-        self._file.close()
+        with writing(self.path):
+            self._file.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from sparsemix.checks import check
 from sparsemix.config import to_json
 from sparsemix.data import Sampler, Tokenizer, TokenStore, prepare
-from sparsemix.runs import RunFolder
+from sparsemix.runs import RunError, RunFolder
 from sparsemix.train.config import TrainConfig
 from sparsemix.train.facts import facts, warn_of_changes
 from sparsemix.train.memory import memory_explained
@@ -80,14 +80,17 @@ def _with_data(
     folder: RunFolder, config: TrainConfig, trainer: Trainer, values: dict[str, Any], progress: Progress | None
 ) -> Start:
     """Prepare the data, or open them where that is done, and see that they fit."""
-    tokenizer, stores = prepare(
-        config.data.sources,
-        folder.data,
-        _taken_over(folder) or config.data.tokenizer,
-        held_out=config.data.held_out,
-        seed=config.data.seed,
-        progress=progress,
-    )
+    try:
+        tokenizer, stores = prepare(
+            config.data.sources,
+            folder.data,
+            _taken_over(folder) or config.data.tokenizer,
+            held_out=config.data.held_out,
+            seed=config.data.seed,
+            progress=progress,
+        )
+    except OSError as error:
+        raise RunError(f"data: could not be prepared, got {error}; free space or check the sources") from error
     check(
         tokenizer.vocab_size <= config.model.vocab_size,
         "model.vocab_size",

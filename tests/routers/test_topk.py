@@ -252,6 +252,7 @@ def test_noisy_routing_is_the_formula_of_2017(gate, k):
     noisy_TE = clean_TE + noise_TE * scale_TE
     same(routing.logits_TE, clean_TE, "losses read the clean logits")
     for t in range(9):
+        same(routing.probs_TE[t], references.distribution(gate, clean_TE[t]), "losses read the clean distribution")
         chosen = routing.expert_N[t * k : (t + 1) * k].tolist()
         assert references.is_best_first(references.scores(gate, noisy_TE[t].detach()), chosen)
         same(routing.weight_N[t * k : (t + 1) * k], torch.stack(references.weights(gate, True, noisy_TE[t], chosen)))

@@ -117,9 +117,7 @@ def test_gives_up_after_a_few_such_steps_in_a_row():
     trainer = tiny_trainer(max_skipped=2)
     poison(trainer)
     assert [report.skipped for report in run(trainer, 2)] == [True, True]
-    with pytest.raises(
-        TrainingError, match=r"^loss: must be finite, got loss nan .* 3 steps in a row; lower.*$"
-    ):
+    with pytest.raises(TrainingError, match=r"^loss: must be finite, got loss nan .* 3 steps in a row; lower.*$"):
         run(trainer, 1)
 
 

@@ -1,6 +1,6 @@
-"""A training run as a process of its own, for tests that kill it: CONFIG OUT [--resume] [--limit BYTES]."""
+"""A training run as a process of its own, for tests that kill it."""
 
-import argparse
+import os
 import resource
 from pathlib import Path
 
@@ -10,19 +10,16 @@ from rich.console import Console
 from sparsemix.config import read_json
 from sparsemix.train import TrainConfig, train
 
-parser = argparse.ArgumentParser()
-parser.add_argument("config", type=Path)
-parser.add_argument("out", type=Path)
-parser.add_argument("--resume", action="store_true")
-parser.add_argument("--limit", type=int)
-arguments = parser.parse_args()
-torch.set_num_threads(1)
-if arguments.limit:  # a file may not grow past it, as on a disk that is full
-    resource.setrlimit(resource.RLIMIT_FSIZE, (arguments.limit, arguments.limit))
-try:
-    result = train(
-        read_json(TrainConfig, arguments.config), arguments.out, resume=arguments.resume, console=Console(width=200)
-    )
-    print("stopped by", result.stopped_by)
-except ValueError as error:
-    print("refused:", error)
+
+def run(config: Path, out: Path, log: Path, resume: bool = False, limit: int | None = None) -> None:
+    """Train, and write to `log` what a person would see; no file may grow past `limit`, as on a disk that is full."""
+    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(handle, stream)
+    torch.set_num_threads(1)
+    try:
+        if limit is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        train(read_json(TrainConfig, config), out, resume=resume, console=Console(width=200))
+    except ValueError as error:
+        os.write(1, f"refused: {error}\n".encode())

@@ -1,0 +1,88 @@
+import errno
+import os
+from pathlib import Path
+
+import pytest
+from safetensors import SafetensorError
+
+from sparsemix.runs.atomic import RunError, new_folder, write_text, writing
+
+FULL = OSError(errno.ENOSPC, "No space left on device")
+
+
+def entries(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+def test_text_is_replaced_whole(tmp_path):
+    path = tmp_path / "a.json"
+    write_text(path, "old")
+    write_text(path, "néw")
+    assert path.read_text(encoding="utf-8") == "néw"
+    assert entries(tmp_path) == ["a.json"]
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_disk_that_is_full_leaves_the_old_text(tmp_path, monkeypatch, step):
+    path = tmp_path / "a.json"
+    path.write_text("old")
+
+    def fail(*arguments):
+        raise FULL
+
+    monkeypatch.setattr(*{"fsync": (os, "fsync"), "replace": (Path, "replace")}[step], fail)
+    with pytest.raises(RunError) as caught:
+        write_text(path, "new")
+    assert str(caught.value) == f"{path}: could not be written, got No space left on device; free space and resume"
+    assert path.read_text() == "old"
+    assert entries(tmp_path) == ["a.json"]
+
+
+def test_a_folder_appears_when_it_is_complete(tmp_path):
+    with new_folder(tmp_path / "made") as partial:
+        (partial / "inner").mkdir()
+        (partial / "inner" / "file").write_text("text")
+        assert not (tmp_path / "made").exists()
+    assert (tmp_path / "made" / "inner" / "file").read_text() == "text"
+    assert entries(tmp_path) == ["made"]
+
+
+def fill(path, error):
+    with new_folder(path) as partial:
+        (partial / "file").write_text("text")
+        raise error
+
+
+@pytest.mark.parametrize("error", [FULL, SafetensorError("io error\nand more"), KeyboardInterrupt(), ValueError("x")])
+def test_a_folder_that_fails_leaves_nothing(tmp_path, error):
+    expected = RunError if isinstance(error, (OSError, SafetensorError)) else type(error)
+    with pytest.raises(expected) as caught:
+        fill(tmp_path / "made", error)
+    assert entries(tmp_path) == []
+    assert "\n" not in str(caught.value)
+
+
+def test_what_an_earlier_attempt_left_is_replaced(tmp_path):
+    leftover = tmp_path / "made.partial"
+    leftover.mkdir()
+    (leftover / "old").write_text("")
+    with new_folder(tmp_path / "made") as partial:
+        (partial / "new").write_text("")
+    assert entries(tmp_path / "made") == ["new"]
+
+
+def test_everything_is_synced_before_it_is_renamed(tmp_path, monkeypatch):
+    calls = []
+    replace = Path.replace
+    monkeypatch.setattr(
+        os, "fsync", lambda handle: calls.append(os.readlink(f"/proc/self/fd/{handle}").rpartition("/")[2])
+    )
+    monkeypatch.setattr(Path, "replace", lambda self, target: (calls.append("replace"), replace(self, target)))
+    with new_folder(tmp_path / "made") as partial:
+        (partial / "file").write_text("text")
+    assert calls == ["file", "made.partial", "replace", tmp_path.name]
+
+
+def test_other_errors_pass_through():
+    with pytest.raises(KeyError), writing(Path("x")):
+        raise KeyError("x")

@@ -1,0 +1,72 @@
+"""The format has had one version so far; these tests give it a history, to see that older runs will load."""
+
+import json
+
+import pytest
+import torch
+
+from sparsemix.config import config
+from sparsemix.runs import Checkpoint, RunError, RunFolder, versions
+
+
+@config
+class Example:
+    """What version 3 calls `steps` was `iterations` in version 2, and version 1 had no name."""
+
+    steps: int
+    name: str
+
+
+def to_two(kind, document):
+    return document | {"name": "unnamed"} if kind == "config" else document
+
+
+def to_three(kind, document):
+    if kind == "config":
+        document = {"steps": document["iterations"], "name": document["name"]}
+    if kind == "state":
+        document = document | {"values": {"done": document["values"]["step"]}}
+    return document
+
+
+@pytest.fixture
+def history(monkeypatch):
+    monkeypatch.setattr(versions, "FORMAT_VERSION", 3)
+    monkeypatch.setattr(versions, "MIGRATIONS", {1: to_two, 2: to_three})
+
+
+@pytest.fixture
+def old_run(tmp_path):
+    """As version 1 wrote it."""
+    (tmp_path / "run.json").write_text('{"version": 1, "device": "cpu"}')
+    (tmp_path / "config.json").write_text('{"iterations": 7}')
+    RunFolder(tmp_path).checkpoints.save(4, Checkpoint({"model": {"w": torch.ones(2)}}, {"step": 4}))
+    return tmp_path
+
+
+def test_an_older_run_is_read_through_every_version_since(old_run, history):
+    folder = RunFolder.open(old_run)
+    assert folder.config(Example) == Example(steps=7, name="unnamed")
+    assert folder.facts() == {"version": 1, "device": "cpu"}
+    assert folder.checkpoints.load(4).values == {"done": 4}
+    assert folder.checkpoints.load(4).tensors["model"]["w"].tolist() == [1, 1]
+
+
+def test_it_goes_on_with_checkpoints_of_the_new_version(old_run, history):
+    folder = RunFolder.open(old_run)
+    folder.checkpoints.save(5, Checkpoint({}, {"done": 5}))
+    assert [folder.checkpoints.load(step).values for step in (4, 5)] == [{"done": 4}, {"done": 5}]
+    assert json.loads((folder.checkpoints.path(5) / "state.json").read_text())["version"] == 3
+
+
+@pytest.mark.parametrize("version", [0, 4, "1", None, 1.5])
+def test_versions_that_there_are_not_are_refused(history, version):
+    with pytest.raises(RunError, match=r"^here: format version must be in 1..3, got .*; update sparsemix$"):
+        versions.migrated("run", {}, version, "here")
+
+
+def test_a_checkpoint_of_a_newer_version_is_not_called_damaged(old_run):
+    path = old_run / "checkpoints/step-00000004/state.json"
+    path.write_text(path.read_text().replace('"version": 1', '"version": 2'))
+    with pytest.raises(RunError, match=r"step-00000004: format version must be in 1..1, got 2; update sparsemix$"):
+        RunFolder.open(old_run).checkpoints.load(4)
