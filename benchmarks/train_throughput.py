@@ -187,7 +187,8 @@ def their_mixtral(shape: Shape, experts_implementation: str) -> MixtralForCausal
             pad_token_id=None,
             use_cache=False,
             router_aux_loss_coef=BALANCE,
-            **{"attn_implementation": "sdpa", "experts_implementation": experts_implementation},
+            attn_implementation="sdpa",  # pyright: ignore[reportCallIssue]  # these two are not in the signature
+            experts_implementation=experts_implementation,  # pyright: ignore[reportCallIssue]
         )
     )
 

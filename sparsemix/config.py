@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from pathlib import Path
 from typing import Any, TypeVar, cast, dataclass_transform
 
@@ -18,7 +17,12 @@ def config(cls: type[C]) -> type[C]:
 
     A class that is one of several choices carries `type: Literal["tag"] = "tag"`; JSON then says which it is.
     """
-    rules = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+    rules = pydantic.ConfigDict(
+        extra="forbid",
+        strict=True,  # "2" is no number, and yes is no bool
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
     checked = pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=rules)(cls)
     validate = checked.__init__
 
@@ -45,9 +49,7 @@ def from_json(kind: type[C], text: str, source: str = "config") -> C:
         ValueError: not JSON, an unknown key, a wrong type or a value out of range, in one line.
     """
     try:
-        return pydantic.TypeAdapter(kind).validate_python(json.loads(text))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{source}: must be JSON, got {error}; mend the file") from None
+        return pydantic.TypeAdapter(kind).validate_json(text)
     except pydantic.ValidationError as error:
         raise ValueError(one_line(error, source)) from None
 
@@ -70,7 +72,9 @@ def one_line(error: pydantic.ValidationError, source: str) -> str:
     first = error.errors()[0]
     where = ": ".join([source, ".".join(str(part) for part in first["loc"])]).removesuffix(": ")
     rule, seen = first["msg"].removeprefix("Value error, "), repr(first["input"])
-    if first["type"] == "value_error":  # our own sentence already names the value and the remedy
+    if first["type"] == "json_invalid":
+        text = f"must be JSON, got {first['ctx']['error']}; mend the file"
+    elif first["type"] == "value_error":  # our own sentence already names the value and the remedy
         text = rule
     elif first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         text = f"unknown key, got {seen}; remove it or correct its name"

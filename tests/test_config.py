@@ -93,6 +93,8 @@ INFINITY, NAN = float("inf"), float("nan")
         (TopKRouterConfig, {"kk": 2}, "TopKRouterConfig: kk: unknown key, got 2; remove it or correct its name"),
         (TopKRouterConfig, {"k": "two"}, "TopKRouterConfig: k: Input should be a valid integer"),
         (TopKRouterConfig, {"k": 1.5}, "TopKRouterConfig: k: Input should be a valid integer"),
+        (TopKRouterConfig, {"k": "2"}, "TopKRouterConfig: k: Input should be a valid integer, got '2'; correct the value"),
+        (TopKRouterConfig, {"noise": "yes"}, "TopKRouterConfig: noise: Input should be a valid boolean"),
         (TopKRouterConfig, {"k": None}, "TopKRouterConfig: k: Input should be a valid integer"),
         (TopKRouterConfig, {"k": 0}, "TopKRouterConfig: k: Input should be greater than or equal to 1, got 0; correct"),
         (TopKRouterConfig, {"k": 0, "jitter": 1}, "TopKRouterConfig: k: Input should be greater than or equal to 1"),
@@ -127,10 +129,10 @@ def test_the_number_of_further_complaints_is_told():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "run.json: must be JSON, got Expecting value: line 1 column 1 (char 0); mend the file"),
+        ("", "run.json: must be JSON, got EOF while parsing a value at line 1 column 0; mend the file"),
         ('{"num_experts": 4,}', "run.json: must be JSON, got "),
-        ("[]", "run.json: Input should be a dictionary"),
-        ("null", "run.json: Input should be a dictionary"),
+        ("[]", "run.json: Input should be an object"),
+        ("null", "run.json: Input should be an object"),
         ('{"num_experts": 4, "experts": {"type": "glux"}}', "run.json: experts: Input tag 'glux' found using 'type'"),
         ('{"num_experts": 4, "experts": {}}', "run.json: experts: Unable to extract tag using discriminator 'type'"),
         (

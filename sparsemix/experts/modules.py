@@ -39,10 +39,10 @@ class ModuleExperts(nn.Module):
         """Weighted outputs (N, D) in the order of the dispatch, and no inner routings."""
         edges = dispatch.bounds.tolist()
         x_ND = x_TD[dispatch.token_N]
-        outputs = [_no_rows(module, x_ND) for module in self.experts]
-        for e, (start, end) in enumerate(pairwise(edges)):
-            if start < end:
-                outputs[e] = self.experts[e](x_ND[start:end])
+        outputs = [
+            module(x_ND[start:end]) if start < end else _no_rows(module, x_ND)
+            for module, (start, end) in zip(self.experts, pairwise(edges))
+        ]
         y_ND = torch.cat([output.to(x_TD.dtype) for output in outputs])
         return y_ND * dispatch.weight_N[:, None].to(y_ND.dtype), ()
 

@@ -13,7 +13,7 @@ from sparsemix.models.primitives import at_least_float32
 
 
 def chunked_cross_entropy(
-    hidden_TD: Tensor, unembed_VD: Tensor, target_T: Tensor, weight_T: Tensor | None = None, chunk: int = 1024
+    hidden_TD: Tensor, unembed_VD: Tensor, target_T: Tensor, weight_T: Tensor | None = None, chunk: int = 512
 ) -> Tensor:
     """sum_t w_t (-log softmax(W h_t)[target_t]) / sum_t w_t: the weighted mean loss.
 
@@ -25,7 +25,7 @@ def chunked_cross_entropy(
         unembed_VD: the unembedding W.
         target_T: int64, 0 <= target < V, also where the weight is 0.
         weight_T: weights, at least 0; None: all 1. No gradient flows to them.
-        chunk: tokens whose logits exist at a time.
+        chunk: tokens whose logits exist at a time; so few that a CPU still has them in its cache for backward.
 
     Returns:
         Scalar, nats, in at least float32; 0 where all weights are 0.
@@ -46,7 +46,7 @@ def chunked_cross_entropy(
 
 
 @torch.no_grad()
-def token_losses(hidden_TD: Tensor, unembed_VD: Tensor, target_T: Tensor, chunk: int = 1024) -> Tensor:
+def token_losses(hidden_TD: Tensor, unembed_VD: Tensor, target_T: Tensor, chunk: int = 512) -> Tensor:
     """-log softmax(W h_t)[target_t] of each token, (T,), nats, in at least float32, without gradient."""
     pairs = zip(hidden_TD.split(chunk), target_T.split(chunk))
     losses = [_loss_and_log_probs(hidden, unembed_VD, target)[0] for hidden, target in pairs]
@@ -76,11 +76,11 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             loss += losses @ scale_T[rows]
             if not (wants_hidden or wants_unembed):
                 continue
-            dlogits, scale = _dlogits(log_probs, target_T[rows]).to(hidden_TD.dtype), scale_T[rows, None]
+            dlogits = _dlogits(log_probs, target_T[rows], scale_T[rows]).to(hidden_TD.dtype)
             if dhidden_TD is not None:
-                dhidden_TD[rows] = (dlogits @ unembed_VD) * scale
+                dhidden_TD[rows] = dlogits @ unembed_VD
             if dunembed_VD is not None:
-                dunembed_VD += dlogits.T @ (hidden_TD[rows] * scale).to(hidden_TD.dtype)
+                dunembed_VD += dlogits.T @ hidden_TD[rows]
         ctx.save_for_backward(dhidden_TD, None if dunembed_VD is None else dunembed_VD.to(unembed_VD.dtype))
         return loss
 
@@ -93,8 +93,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return *scaled, None, None, None
 
 
-def _dlogits(log_probs_TV: Tensor, target_T: Tensor) -> Tensor:
-    """softmax - onehot, in the memory of the log-probabilities; its T x V numbers are left unweighted, the T x D ones are fewer."""
+def _dlogits(log_probs_TV: Tensor, target_T: Tensor, scale_T: Tensor) -> Tensor:
+    """scale (softmax - onehot), in the memory of the log-probabilities."""
     probs_TV = log_probs_TV.exp_()
     probs_TV[torch.arange(len(target_T), device=target_T.device), target_T] -= 1
-    return probs_TV
+    return probs_TV.mul_(scale_T[:, None])

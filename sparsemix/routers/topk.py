@@ -137,6 +137,8 @@ class TopKRouter(WideModule):
             return logits_TE, None
         scale_TE = F.softplus(linear_scores(x_TD, self.noise_ED)) + 1e-2  # the floor of the 2017 code
         noisy_TE = logits_TE + torch.randn_like(logits_TE) * scale_TE
+        if self.bias_E is not None:  # it shifts the selection by no known amount of logits
+            return noisy_TE, None
         if self.config.k == self.num_experts:
             return noisy_TE, torch.ones_like(logits_TE)
         return noisy_TE, selection_probability(logits_TE, noisy_TE, scale_TE, self.config.k)

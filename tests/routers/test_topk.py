@@ -383,8 +383,16 @@ def test_parameters_and_bias_stay_float32_in_a_bfloat16_model():
         router.update(torch.tensor([2, 0, 0, 0]))
     assert torch.allclose(router.bias_E, torch.tensor([0.99, 1.01, 1.01, 1.01]))  # in bfloat16 still 1.0
     routing = router(torch.randn(3, DIM, dtype=torch.bfloat16))
-    for tensor in (routing.weight_N, routing.logits_TE, routing.probs_TE, routing.load_TE):
+    for tensor in (routing.weight_N, routing.logits_TE, routing.probs_TE):
         assert tensor.dtype == torch.float32
+    noisy = TopKRouterConfig(noise=True).build(DIM, 4).bfloat16()
+    assert noisy(torch.randn(3, DIM, dtype=torch.bfloat16)).load_TE.dtype == torch.float32
+
+
+def test_a_selection_bias_leaves_no_chance_of_selection_to_be_told():
+    """It is added to scores, the noise to logits: the 2017 formula would give another chance than the true one."""
+    routing = router_of(4, noise=True, bias=True)(numbers(1, 3, DIM))
+    assert routing.load_TE is None
 
 
 def test_parameters_are_float32_where_the_model_is_built_in_bfloat16():

@@ -149,8 +149,12 @@ def test_a_second_interrupt_does_not_wait(config, tmp_path):
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
 
-    with pytest.raises(KeyboardInterrupt):
-        train(config, tmp_path / "run", observers=at_step(3, twice))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job would ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train(config, tmp_path / "run", observers=at_step(3, twice))
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert RunFolder.open(tmp_path / "run").checkpoints.latest() == 2
 
 
