@@ -132,6 +132,21 @@ def test_a_good_step_between_starts_the_count_again():
         assert not run(trainer, 1)[0].skipped
 
 
+def test_the_count_goes_on_in_a_resumed_run():
+    trainer, resumed = (tiny_trainer(max_skipped=1) for _ in range(2))
+    poison(trainer)
+    run(trainer, 1)
+    resumed.load_state(trainer.state())
+    with pytest.raises(TrainingError):
+        run(resumed, 1)
+
+
+def test_a_step_is_in_training_mode():
+    trainer = tiny_trainer(model=NOISY)
+    trainer.model.eval()
+    assert losses(run(trainer, 1)) == losses(run(tiny_trainer(model=NOISY), 1))
+
+
 def test_a_gradient_that_is_not_finite_skips_too():
     trainer = tiny_trainer()
     trainer.model.norm.weight.register_hook(lambda gradient: gradient * float("inf"))
