@@ -27,6 +27,7 @@ check: install
 	$(BIN)/python -m pytest -m 'not slow'
 
 bench: install
+	$(BIN)/python benchmarks/dense_twin.py
 	$(BIN)/python benchmarks/train_throughput.py
 
 clean:

@@ -73,7 +73,7 @@ def one_line(error: pydantic.ValidationError, source: str) -> str:
     where = ": ".join([source, ".".join(str(part) for part in first["loc"])]).removesuffix(": ")
     rule, seen = first["msg"].removeprefix("Value error, "), repr(first["input"])
     if first["type"] == "json_invalid":
-        text = f"must be JSON, got {first['ctx']['error']}; mend the file"
+        text = f"must be JSON, got {first.get('ctx', {}).get('error')}; mend the file"
     elif first["type"] == "value_error":  # our own sentence already names the value and the remedy
         text = rule
     elif first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):

@@ -1,4 +1,4 @@
-"""The annotated file tree of the README, made from the first docstring line of each file; run it to update the README."""
+"""The annotated file tree of the README, made from the first docstring lines; run it to update the README."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model is and costs, as plain JSON values: counts, parts, memory, the kernel chosen here."""
+"""What a model is and costs, as plain JSON values: counts, parts, memory, environment."""
 
 from __future__ import annotations
 
@@ -8,11 +8,8 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from torch import Tensor
 
 import sparsemix
-from sparsemix.experts import GLUExpertsConfig, MLPExpertsConfig
-from sparsemix.kernels.backend import choose_backend, native_refuses
 from sparsemix.models import Decoder, DecoderConfig
 from sparsemix.models.counts import Counts
 from sparsemix.train import AdamWConfig, OptimizerConfig, Precision
@@ -78,34 +75,6 @@ def optimizer_state(model: Decoder, optimizer: OptimizerConfig) -> int:
     sizes = {role: sum(one.numel() for one in members) for role, members in by_role(model).items()}
     matrices = 0 if isinstance(optimizer, AdamWConfig) else sizes.pop("matrix", 0)
     return 4 * matrices + adamw_state(sum(sizes.values()))
-
-
-def kernel(config: DecoderConfig, precision: Precision) -> Facts | None:
-    """Which kernel computes the experts on this machine, and why; None where none of ours does."""
-    experts = None if config.moe is None else config.moe.experts
-    if config.moe is None or not isinstance(experts, (GLUExpertsConfig, MLPExpertsConfig)):
-        return None
-    if experts.backend == "reference":
-        return {"backend": "reference", "reason": "the config asks for it"}
-    # The shapes of the experts over the memory of one number.
-    one = torch.zeros((), dtype=precision.autocast or torch.float32, device=precision.device)
-    rows = experts.hidden if isinstance(experts, MLPExpertsConfig) else 2 * experts.hidden
-    x_TD = one.expand(1, config.dim)
-    up_EGD = one.expand(config.moe.num_experts, rows, config.dim)
-    down_EDF = one.expand(config.moe.num_experts, config.dim, experts.hidden)
-    backend: Any = choose_backend(experts.backend, x_TD, up_EGD, down_EDF)
-    asked = "" if experts.backend == "auto" else "the config asks for it"
-    return {
-        "backend": backend.__name__.rpartition(".")[2],
-        "reason": asked or _why(x_TD, up_EGD, down_EDF),
-    }
-
-
-def _why(x_TD: Tensor, up_EGD: Tensor, down_EDF: Tensor) -> str:
-    """What decided where the choice was left to us."""
-    if not x_TD.is_cuda:
-        return f"the device is {x_TD.device}"
-    return native_refuses(x_TD, up_EGD, down_EDF) or "grouped_mm can serve the sizes and the type"
 
 
 def environment(precision: Precision) -> Facts:

@@ -20,6 +20,7 @@ from sparsemix.models.architectures import ARCHITECTURES, architecture
 from sparsemix.models.counts import count_by_formula
 from sparsemix.runs import RunFolder
 from sparsemix.train import AdamWConfig, OptimizerConfig, TrainConfig, choose_precision
+from sparsemix.train.facts import kernel
 
 
 @dataclass(frozen=True)
@@ -86,12 +87,12 @@ def _of_training(config: TrainConfig, context: int | None) -> Facts:
 
 def _of_model(config: DecoderConfig, optimizer: OptimizerConfig, context: int | None) -> Facts:
     counts, model = count_by_formula(config, context), describe.meta_model(config)
-    state = describe.optimizer_state(model, optimizer)
+    state, chosen = describe.optimizer_state(model, optimizer), kernel(config, choose_precision())
     return describe.counted(counts) | {
         "parameters_by_part": describe.parameters_by_part(model),
         "memory_bytes": describe.memory(counts, state),
         "optimizer": optimizer.type,
-        "kernel": describe.kernel(config, choose_precision()),
+        "kernel": None if chosen is None else {"backend": chosen.name, "reason": chosen.reason},
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -21,19 +21,37 @@ class Backend(Protocol):
     def grouped_matmul_weight_grad(self, dy_RF: Tensor, x_RD: Tensor, bounds: Tensor) -> Tensor: ...
 
 
-def choose_backend(name: BackendName, x_TD: Tensor, up_EGD: Tensor, down_EDF: Tensor) -> Backend:
+class Choice(NamedTuple):
+    """A back end, and why it was chosen."""
+
+    name: str
+    reason: str
+    ops: Backend | None
+    """Its primitives; None for the reference, which is a loop under autograd."""
+
+
+def choose_backend(name: BackendName, x_TD: Tensor, up_EGD: Tensor, down_EDF: Tensor) -> Choice:
     """The back end of that name; `auto` is `native` on a GPU where it can serve the tensors, and `cpu` elsewhere.
 
     Raises:
         ValueError: `native` was asked for and cannot serve the type or the sizes of the tensors.
     """
-    reason = native_refuses(x_TD, up_EGD, down_EDF)
-    if name == "native":
-        check(reason == "", "backend", "native must be able to serve the tensors", reason, "use backend='auto'")
-        return native
-    if name == "auto" and x_TD.is_cuda and not reason:
-        return native
-    return cpu
+    refusal = native_refuses(x_TD, up_EGD, down_EDF)
+    asked = "the config asks for it"
+    match name:
+        case "reference":
+            return Choice("reference", asked, None)
+        case "cpu":
+            return Choice("cpu", asked, cpu)
+        case "native":
+            check(not refusal, "backend", "native must be able to serve the tensors", refusal, "use backend='auto'")
+            return Choice("native", asked, native)
+        case "auto":
+            if not x_TD.is_cuda:
+                return Choice("cpu", f"the device is {x_TD.device}", cpu)
+            if refusal:
+                return Choice("cpu", f"grouped_mm refuses {refusal}", cpu)
+            return Choice("native", "grouped_mm can serve the sizes and the type", native)
 
 
 def native_refuses(x_TD: Tensor, up_EGD: Tensor, down_EDF: Tensor) -> str:

@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from sparsemix.kernels import reference
 from sparsemix.kernels.activations import Activation
-from sparsemix.kernels.backend import BackendName, choose_backend
+from sparsemix.kernels.backend import Backend, BackendName, choose_backend
 from sparsemix.kernels.combine import gather_sum
 from sparsemix.routing import Dispatch
 
@@ -45,10 +45,11 @@ def expert_mlp(
 
     Source: the gradient of the weight is SonicMoE's identity (2512.14080).
     """
-    if backend == "reference":
+    ops = choose_backend(backend, x_TD, up_EGD, down_EDF).ops
+    if ops is None:
         return reference.expert_mlp(x_TD, dispatch, up_EGD, down_EDF, activation, up_bias_EG, down_bias_ED)
     return _ExpertMLP.apply(
-        x_TD, dispatch.weight_N, up_EGD, down_EDF, up_bias_EG, down_bias_ED, dispatch, activation, backend
+        x_TD, dispatch.weight_N, up_EGD, down_EDF, up_bias_EG, down_bias_ED, dispatch, activation, ops
     )
 
 
@@ -64,9 +65,8 @@ class _ExpertMLP(torch.autograd.Function):
         down_bias_ED: Tensor | None,
         dispatch: Dispatch,
         activation: Activation,
-        backend: BackendName,
+        ops: Backend,
     ) -> Tensor:
-        ops = choose_backend(backend, x_TD, up_EGD, down_EDF)
         bounds = dispatch.bounds
         w_N1 = weight_N[:, None].to(x_TD.dtype)
         h_NG = ops.grouped_matmul(x_TD.index_select(0, dispatch.token_N), up_EGD, bounds)

@@ -15,13 +15,14 @@ def dense_twin(model: DecoderConfig) -> DecoderConfig:
     All else is equal, the seeds of the initial weights too; the router's few operations are the MoE's alone.
 
     Raises:
-        ValueError: the model has no mixture, or one of experts that one FFN cannot stand for.
+        ValueError: the model has no mixture, or a shared expert of another kind than the routed ones.
+        TypeError: one FFN cannot stand for such experts.
     """
     moe = model.moe
     check(moe is not None, "moe", "must be there to have a dense twin", "none", "give the model a mixture")
     assert moe is not None
     if not isinstance(moe.experts, GLUExpertsConfig | MLPExpertsConfig):
-        raise ValueError(f"experts: must be glu or mlp to have a dense twin, got {moe.experts.type}; use one of these")
+        raise TypeError(f"experts: must be glu or mlp to have a dense twin, got {moe.experts.type}; use one of these")
     if moe.shared is not None and moe.shared.type != moe.experts.type:
         raise ValueError(f"shared: must be {moe.experts.type} as the experts, got {moe.shared.type}; use the same kind")
     shared = 0 if moe.shared is None else moe.shared.hidden

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 
 import sparsemix
-from sparsemix.experts import GLUExperts, MLPExperts
-from sparsemix.kernels import choose_backend
-from sparsemix.models import Decoder
+from sparsemix.experts import GLUExpertsConfig, MLPExpertsConfig
+from sparsemix.kernels import Choice, choose_backend
+from sparsemix.models import DecoderConfig
 from sparsemix.train.config import TrainConfig
+from sparsemix.train.precision import Precision
 from sparsemix.train.trainer import Trainer
 
 LOG = logging.getLogger(__name__)
@@ -24,6 +25,7 @@ MATTERS = ("sparsemix", "torch", "device", "autocast", "threads", "backend")
 def facts(trainer: Trainer, config: TrainConfig) -> dict[str, Any]:
     """Versions, device, precision, threads, chosen kernel, seed, time: JSON."""
     precision = trainer.precision
+    chosen = kernel(config.model, precision)
     return {
         "sparsemix": sparsemix.__version__,
         "torch": torch.__version__,
@@ -31,7 +33,8 @@ def facts(trainer: Trainer, config: TrainConfig) -> dict[str, Any]:
         "device": str(precision.device),
         "autocast": None if precision.autocast is None else str(precision.autocast).removeprefix("torch."),
         "threads": torch.get_num_threads(),
-        "backend": _backend(trainer.model),
+        "backend": None if chosen is None else chosen.name,
+        "backend_reason": None if chosen is None else chosen.reason,
         "seed": config.seed,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -44,15 +47,14 @@ def warn_of_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
         LOG.warning("resumed with %s: losses may differ in the last bits from an uninterrupted run", ", ".join(changed))
 
 
-def _backend(model: Decoder) -> str | None:
-    """Which kernel computes the experts, None where none of ours does."""
-    for layer in model.config.moe_layers:
-        experts = model.blocks[layer].ffn.experts  # type: ignore[union-attr]
-        if isinstance(experts, (GLUExperts, MLPExperts)):
-            name = experts.config.backend
-            if name == "reference":
-                return name
-            up_EGD, down_EDF = (weight for weight in experts.parameters() if weight.ndim == 3)
-            backend: Any = choose_backend(name, up_EGD.new_empty(0, up_EGD.shape[2]), up_EGD, down_EDF)
-            return backend.__name__.rpartition(".")[2]
-    return None
+def kernel(model: DecoderConfig, precision: Precision) -> Choice | None:
+    """Which kernel computes the experts there, and why; None where none of ours does."""
+    experts = None if model.moe is None else model.moe.experts
+    if model.moe is None or not isinstance(experts, GLUExpertsConfig | MLPExpertsConfig):
+        return None
+    # The shapes of the experts over the memory of one number.
+    one = torch.zeros((), dtype=precision.autocast or torch.float32, device=precision.device)
+    rows = experts.hidden if isinstance(experts, MLPExpertsConfig) else 2 * experts.hidden
+    up_EGD = one.expand(model.moe.num_experts, rows, model.dim)
+    down_EDF = one.expand(model.moe.num_experts, model.dim, experts.hidden)
+    return choose_backend(experts.backend, one.expand(1, model.dim), up_EGD, down_EDF)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from sparsemix.cli.describe import kernel, memory, optimizer_state, parameters_by_part
+from sparsemix.cli.describe import memory, optimizer_state, parameters_by_part
 from sparsemix.config import read_json, to_json
 from sparsemix.experts import GLUExpertsConfig, MLPExpertsConfig
 from sparsemix.layer import MoEConfig
@@ -14,6 +14,7 @@ from sparsemix.models.architectures import ARCHITECTURES
 from sparsemix.models.counts import count_by_tensors
 from sparsemix.routers import TopKRouterConfig
 from sparsemix.train import AdamWConfig, MuonConfig, Precision, TrainConfig
+from sparsemix.train.facts import kernel
 
 MODEL = DecoderConfig(
     vocab_size=50,
@@ -149,10 +150,10 @@ def test_the_kernel_and_why():
         moe = MoEConfig(num_experts=4, experts=experts(hidden=8, backend=backend))
         return kernel(replace(MODEL, moe=moe), Precision())
 
-    assert chosen("auto") == {"backend": "cpu", "reason": "the device is cpu"}
+    assert chosen("auto")[:2] == ("cpu", "the device is cpu")
     for backend in ("reference", "cpu", "native"):
         for experts in (GLUExpertsConfig, MLPExpertsConfig):
-            assert chosen(backend, experts) == {"backend": backend, "reason": "the config asks for it"}
+            assert chosen(backend, experts)[:2] == (backend, "the config asks for it")
     assert kernel(replace(MODEL, moe=None), Precision()) is None
 
 

@@ -16,10 +16,11 @@ def tensors(dim: int, hidden: int, dtype: torch.dtype = torch.float32):
 
 
 def test_auto_is_cpu_here_and_native_where_asked_for():
-    assert choose_backend("auto", *tensors(4, 4)) is cpu
-    assert choose_backend("cpu", *tensors(4, 4)) is cpu
-    assert choose_backend("native", *tensors(4, 4)) is native
-    assert choose_backend("native", *tensors(8, 8, torch.bfloat16)) is native
+    assert choose_backend("auto", *tensors(4, 4)) == ("cpu", "the device is cpu", cpu)
+    assert choose_backend("cpu", *tensors(4, 4)).ops is cpu
+    assert choose_backend("native", *tensors(4, 4)).ops is native
+    assert choose_backend("native", *tensors(8, 8, torch.bfloat16)).ops is native
+    assert choose_backend("reference", *tensors(4, 4)) == ("reference", "the config asks for it", None)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The pace of a race, and that turns are fair."""
 
 from collections import namedtuple
+from itertools import pairwise
 
 import pytest
 
@@ -69,7 +70,7 @@ def test_the_learning_rate_rises_stays_and_falls_to_almost_nothing():
     rates = [pace.multiplier(step) for step in range(100)]
     assert rates[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
     assert set(rates[4:80]) == {1.0}
-    assert all(earlier > later > 0 for earlier, later in zip(rates[79:], rates[80:]))
+    assert all(earlier > later > 0 for earlier, later in pairwise(rates[79:]))
     assert rates[-1] < 0.06
     assert pace.finished(100)
     assert not pace.finished(99)

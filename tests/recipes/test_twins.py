@@ -54,5 +54,5 @@ def test_what_has_no_twin_is_refused():
         dense_twin(dense_twin(MODEL))
     with pytest.raises(ValueError, match="shared: must be glu"):
         dense_twin(replace(MODEL, moe=replace(MODEL.moe, shared=MLPExpertsConfig(hidden=4))))
-    with pytest.raises(ValueError, match="experts: must be glu or mlp"):
+    with pytest.raises(TypeError, match="experts: must be glu or mlp"):
         dense_twin(replace(MODEL, moe=replace(MODEL.moe, experts=ModuleExpertsConfig(make=torch.nn.Identity))))

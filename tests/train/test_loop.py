@@ -118,6 +118,8 @@ def test_crashed_and_resumed_it_is_the_same_run(text, tmp_path, crashed):
     assert result.step == 6
     assert curve(tmp_path / "crashed") == curve(tmp_path / "whole")
     assert weights(tmp_path / "crashed") == weights(tmp_path / "whole") != {}
+    seconds = [one["seconds"] for one in read_metrics(tmp_path / "crashed/metrics.jsonl")]
+    assert seconds == sorted(seconds)
 
 
 def test_evaluating_and_saving_at_other_steps_changes_no_loss(text, tmp_path):
@@ -142,6 +144,12 @@ def test_a_signal_lets_the_step_finish_and_saves(config, tmp_path, number):
     assert signal.getsignal(number) == before
     train(config, tmp_path / "run", resume=True)
     assert curve(tmp_path / "run") == curve(tmp_path / "whole")
+
+
+def test_a_signal_at_a_step_that_is_saved_anyway(config, tmp_path):
+    result = train(config, tmp_path / "run", observers=at_step(4, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    assert (result.step, result.stopped_by) == (4, signal.SIGTERM)
+    assert RunFolder.open(tmp_path / "run").checkpoints.steps() == [2, 4]
 
 
 def test_a_second_interrupt_does_not_wait(config, tmp_path):

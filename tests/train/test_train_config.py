@@ -1,8 +1,9 @@
 import pytest
-from train.examples import tiny_config, tiny_model
+from train.examples import random_batch, tiny_config, tiny_model
 
 from sparsemix.config import from_json, to_json
 from sparsemix.data import BPETokenizerConfig
+from sparsemix.routers import TopKRouterConfig
 from sparsemix.train import AdamWConfig, DataConfig, MuonConfig, TrainConfig
 
 
@@ -66,3 +67,22 @@ def test_the_seed_makes_the_weights():
     one, same, other = (tiny_config(seed=seed).build().model.embedding.weight for seed in (1, 1, 2))
     assert one.equal(same)
     assert not one.equal(other)
+
+
+def first_loss(seed, model_seed=0):
+    noisy = tiny_model(TopKRouterConfig(k=2, noise=True))
+    trainer = tiny_config(model=noisy, seed=seed).build(noisy.build(model_seed))
+    return trainer.step([random_batch()]).loss
+
+
+def test_the_seed_makes_the_noise():
+    assert first_loss(seed=1) == first_loss(seed=1) != first_loss(seed=2)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_activation_checkpointing_runs_each_block_again(again):
+    trainer = tiny_config(activation_checkpointing=again).build()
+    runs = []
+    trainer.model.blocks[0].register_forward_pre_hook(lambda block, arguments: runs.append(block))
+    trainer.step([random_batch()])
+    assert len(runs) == 1 + again
