@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from sparsemix.checks import check
-from sparsemix.runs.atomic import write_text
+from sparsemix.files import write_text
 
 ROOT = Path(__file__).parent.parent
 

@@ -79,5 +79,3 @@ def test_tree_in_the_readme_is_up_to_date():
 def test_every_file_says_what_it_is_for():
     for path in (ROOT / "sparsemix").rglob("*.py"):
         assert path.read_text().startswith('"""'), path
-
-

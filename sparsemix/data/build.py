@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -12,7 +11,6 @@ import numpy as np
 from sparsemix.checks import check
 from sparsemix.config import to_json
 from sparsemix.data.document import Document
-from sparsemix.data.files import complete_or_nothing, write_text
 from sparsemix.data.held_out import HeldOut
 from sparsemix.data.shards import (
     INDEX,
@@ -25,6 +23,7 @@ from sparsemix.data.shards import (
     shard_path,
 )
 from sparsemix.data.tokenizer import Tokenizer
+from sparsemix.files import new_folder, write_text
 
 SHARD_TOKENS = 1 << 28
 CHUNK = 1 << 22  # characters tokenised at once: enough to keep the cores busy, little to hold in memory
@@ -60,7 +59,7 @@ def build_store(
     """
     check(not path.exists(), "path", "must not exist yet", f"{path}", "open the store or remove it")
     choice = HeldOut(held_out, seed)
-    with complete_or_nothing(path) as temporary:
+    with new_folder(path) as temporary:
         writer = _StoreWriter(temporary, tokenizer, choice, shard_tokens)
         try:
             for document, tokens, prompt_tokens in _tokenise(documents, tokenizer):
@@ -96,10 +95,8 @@ class _StreamWriter:
         self.prompt_tokens += prompt_tokens
 
     def finish(self) -> StreamMeta:
-        """Make it durable."""
-        self._sync(self._index)
-        if self._shard is not None:
-            self._sync(self._shard)
+        """Put all of it into its files."""
+        self.close()
         return StreamMeta(
             name=self.name,
             domain=self.domain,
@@ -119,7 +116,7 @@ class _StreamWriter:
             used = self.tokens % self._shard_tokens
             if used == 0:
                 if self._shard is not None:
-                    self._sync(self._shard)
+                    self._shard.close()
                 number = self.tokens // self._shard_tokens
                 self._shard = shard_path(self._folder, self.name, number).open("wb")
             assert self._shard is not None
@@ -127,12 +124,6 @@ class _StreamWriter:
             self._shard.write(part.tobytes())
             self.tokens += len(part)
             tokens = tokens[len(part) :]
-
-    @staticmethod
-    def _sync(file: BinaryIO) -> None:
-        file.flush()
-        os.fsync(file.fileno())
-        file.close()
 
 
 class _StoreWriter:
@@ -214,9 +205,7 @@ def token_dtype(vocab_size: int) -> np.dtype:
     return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
 
 
-def _tokenise(
-    documents: Iterable[Document], tokenizer: Tokenizer
-) -> Iterator[tuple[Document, np.ndarray, int]]:
+def _tokenise(documents: Iterable[Document], tokenizer: Tokenizer) -> Iterator[tuple[Document, np.ndarray, int]]:
     """Each document with its tokens (prompt, text, end) and how many of them are of the prompt."""
     end = np.array([tokenizer.end_id], dtype=np.uint32)
     for chunk in _chunks(documents):

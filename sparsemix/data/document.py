@@ -22,9 +22,7 @@ def document_from_record(record: Any, domain: str, where: str) -> Document:
     Raises:
         ValueError: not a mapping, neither form of keys, a value that is no text.
     """
-    check(
-        isinstance(record, Mapping), where, "must be an object", type(record).__name__, 'write {"text": ...}'
-    )
+    check(isinstance(record, Mapping), where, "must be an object", type(record).__name__, 'write {"text": ...}')
     if "text" in record:
         names = {"text": "text"}
     else:

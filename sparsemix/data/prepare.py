@@ -10,9 +10,9 @@ from sparsemix.checks import check
 from sparsemix.config import config, read_json, to_json
 from sparsemix.data.build import build_store
 from sparsemix.data.corpus import read_documents
-from sparsemix.data.files import complete_or_nothing, write_text
 from sparsemix.data.shards import TokenStore
 from sparsemix.data.tokenizer import END, Tokenizer, TokenizerConfig
+from sparsemix.files import new_folder, write_text
 
 PREPARED = "prepared.json"
 TOKENIZER = "tokenizer.json"
@@ -61,19 +61,15 @@ def prepare(
         ValueError: `folder` has data made from other sources or settings; and what `read_documents` and
             `build_store` raise.
     """
-    check(
-        len(sources) > 0, "data", "must name at least one source", "none", "pass a file, a folder or builtin"
-    )
+    check(len(sources) > 0, "data", "must name at least one source", "none", "pass a file, a folder or builtin")
     given = tokenizer.fingerprint if isinstance(tokenizer, Tokenizer) else tokenizer
     wanted = Prepared(sources=tuple(sources), tokenizer=given, held_out=held_out, seed=seed)
     if folder.exists():
         _check_settings(folder, wanted)
     else:
         streams = [read_documents(source) for source in sources]  # complains about a wrong path first
-        with complete_or_nothing(folder) as temporary:
-            ready = (
-                tokenizer if isinstance(tokenizer, Tokenizer) else tokenizer.build(_texts(sources, progress))
-            )
+        with new_folder(folder) as temporary:
+            ready = tokenizer if isinstance(tokenizer, Tokenizer) else tokenizer.build(_texts(sources, progress))
             ready.save(temporary / TOKENIZER)
             for number, (source, documents) in enumerate(zip(sources, streams)):
                 report = None if progress is None else partial(progress, source)

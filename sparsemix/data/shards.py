@@ -17,9 +17,7 @@ from sparsemix.config import config, from_json
 
 VERSION = 1
 META = "meta.json"
-INDEX = np.dtype(
-    [("start", "<i8"), ("tokens", "<u4"), ("prompt_tokens", "<u4"), ("bytes", "<u4"), ("domain", "<u4")]
-)
+INDEX = np.dtype([("start", "<i8"), ("tokens", "<u4"), ("prompt_tokens", "<u4"), ("bytes", "<u4"), ("domain", "<u4")])
 """One entry a document: the position of its first token in the stream, its tokens (prompt and end among
 them), its bytes of UTF-8 (prompt among them), and the number of its domain."""
 
@@ -79,10 +77,7 @@ class TokenStream:
         """
         self.meta = meta
         self._shard_tokens = store.shard_tokens
-        sizes = [
-            min(store.shard_tokens, meta.tokens - start)
-            for start in range(0, meta.tokens, store.shard_tokens)
-        ]
+        sizes = [min(store.shard_tokens, meta.tokens - start) for start in range(0, meta.tokens, store.shard_tokens)]
         self._shards = [
             _map(shard_path(folder, meta.name, number), np.dtype(store.dtype), size)
             for number, size in enumerate(sizes)
@@ -142,9 +137,7 @@ class TokenStore:
             text = where.read_text(encoding="utf-8")
             version = json.loads(text)["version"]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{where}: must be of a token store, got {error!r}; prepare the data again"
-            ) from None
+            raise ValueError(f"{where}: must be of a token store, got {error!r}; prepare the data again") from None
         check(
             version == VERSION,
             f"{where}",

@@ -14,9 +14,7 @@ from typing import Any
 from sparsemix.checks import check, require
 from sparsemix.data.document import Document, document_from_record
 
-PIECE = (
-    1 << 20
-)  # characters: the longest document that a text file becomes, so that no file needs to fit in memory
+PIECE = 1 << 20  # characters: the longest document that a text file becomes, so that no file needs to fit in memory
 NUM_PIECES = 128  # a lone text file is cut into about this many documents, so that some can be held out
 SMALLEST_PIECE = 256
 MOST_FOLDER_DOMAINS = 64
@@ -38,9 +36,7 @@ def read_jsonl(path: Path, domain: str) -> Iterator[Document]:
                 if line.strip():
                     yield document_from_record(_json(line, f"{path}:{number}"), domain, f"{path}:{number}")
     except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path}: must be UTF-8, got {error.reason} after line {number}; convert it"
-        ) from None
+        raise ValueError(f"{path}: must be UTF-8, got {error.reason} after line {number}; convert it") from None
 
 
 def read_parquet(path: Path, domain: str) -> Iterator[Document]:
@@ -58,9 +54,7 @@ def read_parquet(path: Path, domain: str) -> Iterator[Document]:
             for row, record in enumerate(records, 1):
                 yield document_from_record(record, domain, f"{path}: row {row}")
     except (ArrowException, OSError) as error:
-        raise ValueError(
-            f"{path}: must be a Parquet file, got {_first_line(error)}; write it again"
-        ) from None
+        raise ValueError(f"{path}: must be a Parquet file, got {_first_line(error)}; write it again") from None
 
 
 def read_folder(path: Path) -> Iterator[Document]:
@@ -103,8 +97,7 @@ def read_hugging_face(name: str) -> Iterator[Document]:
         raise ValueError(f"hf:{name}: must name a dataset and split, got {seen}; correct it") from None
     domain = kind or Path(place).name
     return (
-        document_from_record(record, domain, f"hf:{name}: record {number}")
-        for number, record in enumerate(table, 1)
+        document_from_record(record, domain, f"hf:{name}: record {number}") for number, record in enumerate(table, 1)
     )
 
 

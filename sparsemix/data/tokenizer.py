@@ -20,7 +20,7 @@ from tokenizers.trainers import BpeTrainer
 
 from sparsemix.checks import check
 from sparsemix.config import config
-from sparsemix.data.files import write_text
+from sparsemix.files import write_text
 
 END = "<|end|>"
 END_ID = 256
@@ -199,9 +199,7 @@ def _byte_of_character() -> dict[str, int]:
     alphabet = sorted(ByteLevel.alphabet())
     gaps = [value for value in range(256) if chr(value) not in alphabet]
     stand_ins = [character for character in alphabet if ord(character) > 255]
-    return {character: ord(character) for character in alphabet if ord(character) < 256} | dict(
-        zip(stand_ins, gaps)
-    )
+    return {character: ord(character) for character in alphabet if ord(character) < 256} | dict(zip(stand_ins, gaps))
 
 
 def _token_bytes(model: tokenizers.Tokenizer) -> list[bytes]:

@@ -13,9 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from sparsemix.checks import require
+from sparsemix.files import write_text
 from sparsemix.models.counts import Counts
 from sparsemix.recipes.curves import Point, loss_at_equal_seconds, speed_up
-from sparsemix.runs.atomic import write_text
 
 COLORS = {"moe": "#d1495b", "dense": "#2e4057"}
 

@@ -1,7 +1,7 @@
 """Run folders and checkpoints: JSON and safetensors, complete or absent, never a pickle."""
 
-from sparsemix.runs.atomic import RunError
 from sparsemix.runs.checkpoint import Checkpoint, Checkpoints
+from sparsemix.runs.errors import RunError
 from sparsemix.runs.folder import RunFolder
 from sparsemix.runs.metrics import MetricsWriter, read_metrics
 from sparsemix.runs.versions import FORMAT_VERSION

@@ -13,8 +13,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from sparsemix.files import PARTIAL, new_folder, sync
 from sparsemix.runs import versions
-from sparsemix.runs.atomic import PARTIAL, RunError, new_folder, sync
+from sparsemix.runs.errors import RunError, writing
 from sparsemix.runs.versions import VersionError, migrated
 
 STATE = "state.json"
@@ -59,7 +60,7 @@ class Checkpoints:
         """
         path = self.path(step)
         self.folder.mkdir(parents=True, exist_ok=True)
-        with new_folder(path) as partial:
+        with writing(path), new_folder(path) as partial:
             files = {name: _write(partial, name, found) for name, found in checkpoint.tensors.items()}
             state = {"version": versions.FORMAT_VERSION, "step": step, "files": files, "values": checkpoint.values}
             (partial / STATE).write_text(json.dumps(state, indent=2) + "\n")

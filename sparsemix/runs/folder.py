@@ -9,9 +9,10 @@ from typing import Any, TypeVar
 
 from sparsemix.checks import check
 from sparsemix.config import from_json, to_json
+from sparsemix.files import PARTIAL, remove_empty, write_text
 from sparsemix.runs import versions
-from sparsemix.runs.atomic import PARTIAL, RunError, write_text, writing
 from sparsemix.runs.checkpoint import Checkpoints
+from sparsemix.runs.errors import RunError, writing
 from sparsemix.runs.versions import Kind, migrated
 
 C = TypeVar("C")
@@ -40,6 +41,7 @@ class RunFolder:
         self.metrics = path / "metrics.jsonl"
         self.tensorboard = path / "tensorboard"
         self.checkpoints = Checkpoints(path / "checkpoints")
+        self._made: list[Path] = []
 
     @classmethod
     def create(cls, path: Path, config: Any, facts: dict[str, Any]) -> RunFolder:
@@ -58,16 +60,20 @@ class RunFolder:
             raise RunError(f"out: must be a new folder, got the run in {path}; add --resume or choose another")
         if path.exists() and not _is_free(path, text):
             raise RunError(f"out: must be a new or an empty folder, got {path} with other things; choose another")
+        folder = cls(path)
+        folder._made = [new for new in (path, *path.parents) if not new.exists()]
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
-        write_text(path / CONFIG, text)
-        document = {"version": versions.FORMAT_VERSION, **facts}
-        write_text(path / RUN, json.dumps(document, indent=2) + "\n")  # last: it makes the folder a run
-        return cls(path)
+            write_text(path / CONFIG, text)
+            document = {"version": versions.FORMAT_VERSION, **facts}
+            write_text(path / RUN, json.dumps(document, indent=2) + "\n")  # last: it makes the folder a run
+        return folder
 
     def discard(self) -> None:
-        """Remove a run that never began, and its folder."""
-        shutil.rmtree(self.path)
+        """Remove a run that never began, and the folders that were made for it."""
+        for entry in self.path.iterdir():
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        remove_empty(self._made)
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:

@@ -8,7 +8,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from sparsemix.runs.atomic import write_text, writing
+from sparsemix.files import write_text
+from sparsemix.runs.errors import writing
 
 
 class MetricsWriter:
@@ -21,7 +22,8 @@ class MetricsWriter:
     def __init__(self, path: Path, step: int) -> None:
         self.path = path
         kept = [json.dumps(one) + "\n" for one in read_metrics(path) if one["step"] <= step]
-        write_text(path, "".join(kept))
+        with writing(path):
+            write_text(path, "".join(kept))
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, **values: Any) -> None:

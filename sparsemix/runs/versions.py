@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from sparsemix.runs.atomic import RunError
+from sparsemix.runs.errors import RunError
 
 Kind = Literal["run", "config", "state"]
 """run.json, config.json, or a checkpoint's state.json."""

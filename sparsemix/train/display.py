@@ -35,6 +35,8 @@ class Display:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        # Where there is no terminal, stopping prints the bar once more: not what an error should be preceded by.
+        self._progress.live.transient = error is not None
         self._progress.stop()
 
     def note(self, text: str) -> None:

@@ -14,11 +14,11 @@ from sparsemix.experts import GLUExpertsConfig, MLPExpertsConfig
 from sparsemix.kernels import Choice, choose_backend
 from sparsemix.models import DecoderConfig
 from sparsemix.train.config import TrainConfig
-from sparsemix.train.precision import Precision
+from sparsemix.train.precision import Precision, multiplies_bfloat16
 from sparsemix.train.trainer import Trainer
 
 LOG = logging.getLogger(__name__)
-MATTERS = ("sparsemix", "torch", "device", "autocast", "threads", "backend")
+MATTERS = ("sparsemix", "torch", "device", "autocast", "bfloat16", "threads", "backend")
 """Which facts can change the last bits of a loss."""
 
 
@@ -32,6 +32,7 @@ def facts(trainer: Trainer, config: TrainConfig) -> dict[str, Any]:
         "python": platform.python_version(),
         "device": str(precision.device),
         "autocast": None if precision.autocast is None else str(precision.autocast).removeprefix("torch."),
+        "bfloat16": multiplies_bfloat16(precision.device),
         "threads": torch.get_num_threads(),
         "backend": None if chosen is None else chosen.name,
         "backend_reason": None if chosen is None else chosen.reason,

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from sparsemix.runs.atomic import writing
+from sparsemix.runs.errors import writing
 
 
 class TensorBoard:

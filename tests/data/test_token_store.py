@@ -188,8 +188,8 @@ def test_a_killed_build_leaves_no_store_and_the_next_one_works(tmp_path):
     environment = {"PYTHONPATH": ":".join(sys.path)}
     killed = subprocess.run([sys.executable, "-c", KILLED, str(path)], env=environment, check=False)
     assert killed.returncode == -signal.SIGKILL
-    assert [entry.name for entry in tmp_path.iterdir()] == ["store.tmp"]
-    assert list((tmp_path / "store.tmp").glob("*.tokens")), "it was killed before it wrote anything"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["store.partial"]
+    assert list((tmp_path / "store.partial").glob("*.tokens")), "it was killed before it wrote anything"
     with pytest.raises(ValueError, match=r"meta.json: must be of a token store"):
         TokenStore.open(path)
     assert build_store(path, corpus(20), BYTES).train.meta.documents > 10

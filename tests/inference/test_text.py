@@ -5,7 +5,7 @@ import torch
 from models.examples import small_config
 
 from sparsemix.inference import generate_text
-from sparsemix.models import Decoder
+from sparsemix.models import AttentionConfig, Decoder
 
 
 class Letters:
@@ -24,7 +24,9 @@ class Letters:
 @pytest.fixture
 def successor() -> Decoder:
     """After each letter comes the next, after z the end, after the end a: the blocks add nothing."""
-    decoder = small_config(vocab_size=27, dim=27, num_layers=2, attention={"num_heads": 1, "head_dim": 4}).build()
+    decoder = small_config(
+        vocab_size=27, dim=27, num_layers=2, attention=AttentionConfig(num_heads=1, head_dim=4)
+    ).build()
     with torch.no_grad():
         for name, parameter in decoder.named_parameters():
             if name.endswith("output.weight") or ".down" in name:
