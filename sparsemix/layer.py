@@ -34,17 +34,17 @@ class MoEConfig:
     """A router, experts, and perhaps a shared expert that sees every token."""
 
     num_experts: int = Field(ge=1)
-    """E, the routed experts"""
+    """E, the routed experts."""
     router: TopKRouterConfig = TopKRouterConfig()
-    """which experts a token goes to, and with what weight"""
+    """Which experts a token goes to, and with what weight."""
     experts: ExpertsConfig
-    """what an expert computes"""
+    """What an expert computes."""
     shared: DenseConfig | None = None
-    """an expert that every token goes to, beside the routed ones"""
+    """An expert that every token goes to, beside the routed ones."""
     shared_gate: bool = False
-    """multiply the shared expert's output by sigmoid(w x) (Qwen2-MoE)"""
+    """Multiply the shared expert's output by sigmoid(w x) (Qwen2-MoE)."""
     routed_scale: float = 1.0
-    """multiply the routed experts' output (DeepSeek-V3: 2.5)"""
+    """Multiply the routed experts' output (DeepSeek-V3: 2.5)."""
 
     def build(self, dim: int) -> MoE:
         """The layer over x of width `dim`."""

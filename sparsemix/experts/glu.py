@@ -21,11 +21,11 @@ class GLUExpertsConfig:
 
     type: Literal["glu"] = "glu"
     hidden: int = Field(ge=1)
-    """F, the width between the projections of one expert"""
+    """F, the width between the projections of one expert."""
     activation: ActivationName = "silu"
-    """applied to the gate; silu makes it a SwiGLU"""
+    """Applied to the gate; silu makes it a SwiGLU."""
     backend: BackendName = "auto"
-    """which kernel computes it"""
+    """Which kernel computes it."""
 
     def build(self, dim: int, num_experts: int) -> GLUExperts:
         """E experts over x of width `dim`."""

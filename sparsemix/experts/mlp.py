@@ -21,13 +21,13 @@ class MLPExpertsConfig:
 
     type: Literal["mlp"] = "mlp"
     hidden: int = Field(ge=1)
-    """F, the width between the projections of one expert"""
+    """F, the width between the projections of one expert."""
     activation: ActivationName = "relu"
-    """between the projections"""
+    """Between the projections."""
     bias: bool = False
-    """add b_up and b_down"""
+    """Add b_up and b_down."""
     backend: BackendName = "auto"
-    """which kernel computes it"""
+    """Which kernel computes it."""
 
     def build(self, dim: int, num_experts: int) -> MLPExperts:
         """E experts over x of width `dim`."""

@@ -20,7 +20,7 @@ class ModuleExpertsConfig:
 
     type: Literal["modules"] = "modules"
     make: Callable[[int], Any]
-    """called with the width of x once an expert; must return an nn.Module from (R, D) to (R, D)"""
+    """Called with the width of x once an expert; must return an nn.Module from (R, D) to (R, D)."""
 
     def build(self, dim: int, num_experts: int) -> ModuleExperts:
         """E experts over x of width `dim`."""

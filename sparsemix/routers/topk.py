@@ -24,25 +24,25 @@ class TopKRouterConfig:
 
     type: Literal["topk"] = "topk"
     k: int = Field(2, ge=1)
-    """experts a token"""
+    """Experts a token."""
     gate: Gate = "softmax_topk"
-    """softmax over all experts and then the top k; softmax over the chosen k only; or a sigmoid each"""
+    """Softmax over all experts and then the top k; softmax over the chosen k only; or a sigmoid each."""
     normalize: bool = True
-    """divide the k weights by their sum (topk_softmax sums to 1 as it is)"""
+    """Divide the k weights by their sum (topk_softmax sums to 1 as it is)."""
     capacity_factor: float | None = Field(None, gt=0)
-    """an expert takes at most ceil(factor T k / E) tokens in training; none: dropless"""
+    """An expert takes at most ceil(factor T k / E) tokens in training; none: dropless."""
     capacity_factor_eval: float | None = Field(None, gt=0)
-    """the same in evaluation"""
+    """The same in evaluation."""
     priority: Literal["position", "probability"] = "position"
-    """who is served first under a capacity: earlier choices and positions, or larger gates"""
+    """Who is served first under a capacity: earlier choices and positions, or larger gates."""
     noise: bool = False
-    """learned Gaussian noise on the logits in training (noisy top-k gating, 2017)"""
+    """Learned Gaussian noise on the logits in training (noisy top-k gating, 2017)."""
     jitter: float = Field(0.0, ge=0, lt=1)
-    """multiply the router's input by uniform noise in 1 +- jitter in training (Switch)"""
+    """Multiply the router's input by uniform noise in 1 +- jitter in training (Switch)."""
     bias: bool = False
-    """a bias that takes part in the selection only, and follows the load (auxiliary-loss-free balancing)"""
+    """A bias that takes part in the selection only, and follows the load (auxiliary-loss-free balancing)."""
     bias_rate: float = Field(0.001, ge=0)
-    """step of that bias, once an optimiser step"""
+    """Step of that bias, once an optimiser step."""
 
     @model_validator(mode="after")
     def _router_gets_gradient(self) -> TopKRouterConfig:

@@ -96,7 +96,7 @@ def _with_data(
         "model.vocab_size",
         f"must be at least the {tokenizer.vocab_size} tokens of the tokenizer",
         config.model.vocab_size,
-        "raise it",
+        f"set model.vocab_size to {tokenizer.vocab_size}",
     )
     sampler = Sampler(
         stores,
