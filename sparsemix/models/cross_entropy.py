@@ -9,11 +9,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from sparsemix.checks import check, check_dim
+from sparsemix.experts.base import autocast
 from sparsemix.models.primitives import at_least_float32
 
 
 def chunked_cross_entropy(
-    hidden_TD: Tensor, unembed_VD: Tensor, target_T: Tensor, weight_T: Tensor | None = None, chunk: int = 512
+    hidden_TD: Tensor, unembed_VD: Tensor, target_T: Tensor, weight_T: Tensor | None = None, chunk: int | None = None
 ) -> Tensor:
     """sum_t w_t (-log softmax(W h_t)[target_t]) / sum_t w_t: the weighted mean loss.
 
@@ -25,7 +26,8 @@ def chunked_cross_entropy(
         unembed_VD: the unembedding W.
         target_T: int64, 0 <= target < V, also where the weight is 0.
         weight_T: weights, at least 0; None: all 1. No gradient flows to them.
-        chunk: tokens whose logits exist at a time; so few that a CPU still has them in its cache for backward.
+        chunk: tokens whose logits exist at a time. Few of them are still in a CPU's cache for backward, but each
+            chunk also reads and writes the V x D gradient of W: None is 512, and 1024 where D is at least 512.
 
     Returns:
         Scalar, nats, in at least float32; 0 where all weights are 0.
@@ -35,6 +37,9 @@ def chunked_cross_entropy(
     """
     check_dim("unembed_VD", unembed_VD, 1, hidden_TD.shape[-1])
     check_dim("target_T", target_T, 0, hidden_TD.shape[0])
+    hidden_TD, unembed_VD = (autocast(hidden_TD.device, tensor) for tensor in (hidden_TD, unembed_VD))
+    if chunk is None:
+        chunk = 1024 if hidden_TD.shape[1] >= 512 else 512
     check(chunk >= 1, "chunk", "must be at least 1", chunk)
     wide = at_least_float32(hidden_TD.dtype)
     if weight_T is None:
@@ -67,20 +72,21 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         ctx: Any, hidden_TD: Tensor, unembed_VD: Tensor, target_T: Tensor, scale_T: Tensor, chunk: int
     ) -> Tensor:
         wants_hidden, wants_unembed = ctx.needs_input_grad[:2]
-        dhidden_TD = torch.empty_like(hidden_TD) if wants_hidden else None
-        dunembed_VD = torch.zeros_like(unembed_VD, dtype=scale_T.dtype) if wants_unembed else None
+        new = torch.empty_like if len(target_T) else torch.zeros_like
+        dhidden_TD = new(hidden_TD) if wants_hidden else None
+        dunembed_VD = new(unembed_VD, dtype=scale_T.dtype) if wants_unembed else None
         loss = scale_T.new_zeros(())
         for start in range(0, len(target_T), chunk):
             rows = slice(start, start + chunk)
             losses, log_probs = _loss_and_log_probs(hidden_TD[rows], unembed_VD, target_T[rows])
-            loss += losses @ scale_T[rows]
+            loss += (losses * scale_T[rows]).sum()  # no product that autocast would narrow
             if not (wants_hidden or wants_unembed):
                 continue
             dlogits = _dlogits(log_probs, target_T[rows], scale_T[rows]).to(hidden_TD.dtype)
             if dhidden_TD is not None:
                 dhidden_TD[rows] = dlogits @ unembed_VD
             if dunembed_VD is not None:
-                dunembed_VD += dlogits.T @ hidden_TD[rows]
+                _add_product(dunembed_VD, dlogits.T, hidden_TD[rows], first=start == 0)
         ctx.save_for_backward(dhidden_TD, None if dunembed_VD is None else dunembed_VD.to(unembed_VD.dtype))
         return loss
 
@@ -89,8 +95,22 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  # how the decorator is typed
         ctx: Any, *grads: Tensor
     ) -> tuple[Tensor | None, ...]:
-        scaled = [None if saved is None else (saved * grads[0]).to(saved.dtype) for saved in ctx.saved_tensors]
+        # Most losses are not scaled: then V x D numbers need not be copied. A GPU is not asked, the host would wait.
+        as_they_are = grads[0].device.type == "cpu" and grads[0] == 1
+        scaled = [
+            saved if saved is None or as_they_are else (saved * grads[0]).to(saved.dtype) for saved in ctx.saved_tensors
+        ]
         return *scaled, None, None, None
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor, first: bool) -> None:
+    """total += left @ right, or = for the first; without a temporary where the dtypes agree."""
+    if total.dtype == left.dtype:
+        total.addmm_(left, right, beta=0 if first else 1)
+    elif first:
+        total.copy_(left @ right)
+    else:
+        total += left @ right
 
 
 def _dlogits(log_probs_TV: Tensor, target_T: Tensor, scale_T: Tensor) -> Tensor:
