@@ -11,7 +11,7 @@ from torch import Tensor
 def capacity(num_tokens: int, k: int, num_experts: int, factor: float) -> int:
     """max(1, ceil(factor T k / E)) edges an expert: k is included, rounded up, never below one token.
 
-    Source: V-MoE's and Megatron's rule; others leave k out (Switch has k = 1, where they agree).
+    Source: Megatron's rule (V-MoE rounds further up, to a multiple of 4); others leave k out, which agrees for k = 1.
     """
     share = round(factor * num_tokens * k / num_experts, 6)  # 1.1 * 10 is a hair above 11 in floating point
     return max(1, math.ceil(share))
