@@ -26,9 +26,12 @@ check: install
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -m 'not slow'
 
+# What runs on a CPU; benchmarks/gpu_layer.py is for a machine with a GPU. The page is made of all results there are.
+BENCHMARKS := layer growth one_token memory generation train_throughput dense_twin
+
 bench: install
-	$(BIN)/python benchmarks/dense_twin.py
-	$(BIN)/python benchmarks/train_throughput.py
+	set -e; for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py; done
+	$(BIN)/python benchmarks/report.py
 
 clean:
 	rm -rf $(VENV) build dist

@@ -10,14 +10,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from decoders import DecoderShape, give_weights, our_decoder, quieten_transformers, their_mixtral
 from harness import arguments, claim, must_agree, ratio, save, spread, take_turns
-from mixtral import our_name
 from torch import Tensor, nn
-from transformers import MixtralConfig, MixtralForCausalLM
-from transformers.utils import logging
+from transformers import MixtralForCausalLM
 
-from sparsemix import GLUExpertsConfig, MoEConfig, TopKRouterConfig, balance_loss
-from sparsemix.models import AttentionConfig, Decoder, DecoderConfig, chunked_cross_entropy
+from sparsemix import balance_loss
+from sparsemix.models import Decoder, chunked_cross_entropy
 
 BALANCE = 0.01
 IMPLEMENTATIONS = ("grouped_mm", "eager", "batched_mm")
@@ -28,35 +27,31 @@ MEMORY = 2**30
 class Shape(NamedTuple):
     """Of a model and its batch."""
 
-    dim: int
-    hidden: int
-    experts: int
-    k: int
-    layers: int
-    heads: int
-    kv_heads: int
-    vocab: int
+    model: DecoderShape
     batch: int
-    length: int
 
     @property
     def tokens(self) -> int:
         """In a batch."""
-        return self.batch * self.length
+        return self.batch * self.model.context
 
     @property
     def batched_mm_bytes(self) -> int:
         """What `batched_mm` gathers and keeps for backward."""
-        return 4 * self.layers * self.tokens * self.k * 3 * self.hidden * self.dim
+        return 4 * self.model.layers * self.tokens * self.model.k * self.model.expert_numbers
+
+    def __str__(self) -> str:
+        model = self.model
+        return f"d={model.dim} F={model.hidden} E={model.experts} k={model.k} V={model.vocab} T={self.tokens}"
 
 
 SHAPES = (
-    Shape(256, 512, 8, 2, layers=4, heads=4, kv_heads=4, vocab=4096, batch=4, length=256),
-    Shape(128, 128, 32, 4, layers=4, heads=4, kv_heads=2, vocab=4096, batch=8, length=256),
-    Shape(512, 1024, 8, 2, layers=2, heads=8, kv_heads=4, vocab=8192, batch=4, length=256),
-    Shape(64, 48, 64, 4, layers=2, heads=4, kv_heads=4, vocab=4096, batch=32, length=128),
+    Shape(DecoderShape(256, 512, 8, 2, layers=4, heads=4, kv_heads=4, vocab=4096, context=256), batch=4),
+    Shape(DecoderShape(128, 128, 32, 4, layers=4, heads=4, kv_heads=2, vocab=4096, context=256), batch=8),
+    Shape(DecoderShape(512, 1024, 8, 2, layers=2, heads=8, kv_heads=4, vocab=8192, context=256), batch=4),
+    Shape(DecoderShape(64, 48, 64, 4, layers=2, heads=4, kv_heads=4, vocab=4096, context=128), batch=32),
 )
-TOY = (Shape(16, 8, 4, 2, layers=1, heads=2, kv_heads=1, vocab=50, batch=2, length=8),)
+TOY = (Shape(DecoderShape(16, 8, 4, 2, layers=1, heads=2, kv_heads=1, vocab=50, context=8), batch=2),)
 
 
 class Contestant(NamedTuple):
@@ -87,15 +82,14 @@ class Contestant(NamedTuple):
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure every shape and write train_throughput.json."""
     settings = arguments("Training throughput against transformers' Mixtral", argv)
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    quieten_transformers()
     measured = [measure(shape, settings.rounds) for shape in (TOY if settings.toy else SHAPES)]
     save("train_throughput", {"balance_loss": "on in both", "shapes": measured}, settings.out)
 
 
 def measure(shape: Shape, rounds: int) -> dict[str, Any]:
     """Time one shape without and with the optimiser."""
-    print(*(f"{name}={size}" for name, size in shape._asdict().items()), flush=True)
+    print(shape, flush=True)
     contestants = build(shape)
     # At rate 0 the arithmetic is the same, while weights, and so the load of each expert, stay equal for all.
     optimizers = {
@@ -106,10 +100,10 @@ def measure(shape: Shape, rounds: int) -> dict[str, Any]:
         {name: lambda name=name: contestants[name].step(optimizers[name]) for name in contestants}, rounds
     )
     return {
-        "shape": shape._asdict(),
+        "shape": {**shape.model._asdict(), "batch": shape.batch},
         "not_run": [f"transformers {name}" for name in IMPLEMENTATIONS if f"transformers {name}" not in contestants],
-        "forward_backward": compare("forward and backward", gradients, shape.tokens),
-        "forward_backward_adamw": compare("forward, backward and AdamW", steps, shape.tokens),
+        "forward_backward": compare(f"decoder ({shape}), forward and backward", gradients, shape.tokens),
+        "forward_backward_adamw": compare(f"decoder ({shape}), forward, backward and AdamW", steps, shape.tokens),
     }
 
 
@@ -120,63 +114,19 @@ def build(shape: Shape) -> dict[str, Contestant]:
         ValueError: they do not compute the same.
     """
     generator = torch.Generator().manual_seed(0)
-    tokens_BS, targets_BS = torch.randint(shape.vocab, (2, shape.batch, shape.length), generator=generator)
-    ours = our_decoder(shape).train()
+    tokens_BS, targets_BS = torch.randint(shape.model.vocab, (2, shape.batch, shape.model.context), generator=generator)
+    ours = our_decoder(shape.model).train()
     contestants = {"sparsemix": Contestant(ours, our_loss(ours, tokens_BS, targets_BS))}
-    weights = ours.state_dict()
     for name in IMPLEMENTATIONS:
         if name == "batched_mm" and shape.batched_mm_bytes > MEMORY:
             continue
-        theirs = their_mixtral(shape, name).train()
-        theirs.load_state_dict({key: weights[our_name(key)] for key in theirs.state_dict()})
+        theirs = their_mixtral(shape.model, name, use_cache=False, router_aux_loss_coef=BALANCE).train()
+        give_weights(ours, theirs, share=False)
         contestants[f"transformers {name}"] = Contestant(theirs, their_loss(theirs, tokens_BS, targets_BS))
     expected = contestants["sparsemix"].loss_and_gradient_norm()
     for name, one in contestants.items():
         must_agree(f"loss and gradient of {name}", expected, one.loss_and_gradient_norm(), 1e-4)
     return contestants
-
-
-def our_decoder(shape: Shape) -> Decoder:
-    """The decoder of this library."""
-    return DecoderConfig(
-        vocab_size=shape.vocab,
-        dim=shape.dim,
-        num_layers=shape.layers,
-        context=shape.length,
-        attention=AttentionConfig(num_heads=shape.heads, num_kv_heads=shape.kv_heads),
-        moe=MoEConfig(
-            num_experts=shape.experts,
-            router=TopKRouterConfig(k=shape.k),
-            experts=GLUExpertsConfig(hidden=shape.hidden),
-        ),
-    ).build()
-
-
-def their_mixtral(shape: Shape, experts_implementation: str) -> MixtralForCausalLM:
-    """The same architecture in transformers."""
-    return MixtralForCausalLM(
-        MixtralConfig(
-            vocab_size=shape.vocab,
-            hidden_size=shape.dim,
-            intermediate_size=shape.hidden,
-            num_hidden_layers=shape.layers,
-            num_attention_heads=shape.heads,
-            num_key_value_heads=shape.kv_heads,
-            num_local_experts=shape.experts,
-            num_experts_per_tok=shape.k,
-            max_position_embeddings=shape.length,
-            rms_norm_eps=1e-6,
-            rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
-            tie_word_embeddings=False,
-            bos_token_id=None,
-            eos_token_id=None,
-            pad_token_id=None,
-            use_cache=False,
-            router_aux_loss_coef=BALANCE,
-            attn_implementation="sdpa",  # pyright: ignore[reportCallIssue]  # these two are not in the signature
-            experts_implementation=experts_implementation,  # pyright: ignore[reportCallIssue]
-        )
-    )
 
 
 def our_loss(decoder: Decoder, tokens_BS: Tensor, targets_BS: Tensor) -> Callable[[bool], Tensor]:
@@ -203,7 +153,7 @@ def compare(what: str, seconds: dict[str, list[float]], tokens: int) -> dict[str
     others = {name: found["median"] for name, found in speeds.items() if name != "sparsemix"}
     fastest = max(others, key=lambda name: others[name])
     found = ratio(seconds[fastest], seconds["sparsemix"])
-    return {"tokens_per_second": speeds, **claim(f"{what}, tokens/s over {fastest}", found, at_least=1.0)}
+    return {"tokens_per_second": speeds, **claim(f"{what}: tokens/s over {fastest}", found, at_least=1.0)}
 
 
 if __name__ == "__main__":

@@ -2,21 +2,16 @@
 
 import importlib
 import json
-from pathlib import Path
 
 import pytest
 import torch
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
-
-@pytest.fixture(autouse=True)
-def importable(monkeypatch):
-    monkeypatch.syspath_prepend(BENCHMARKS)
+NEED_TRANSFORMERS = ("layer", "generation", "train_throughput")
+THEIRS = tuple(f"transformers {name}" for name in ("grouped_mm", "eager", "batched_mm"))
 
 
 def run(name, folder):
-    if name == "train_throughput":
+    if name in NEED_TRANSFORMERS:
         pytest.importorskip("transformers")
     importlib.import_module(name).main(["--toy", "--rounds", "2", "--threads", "1", "--out", str(folder)])
     (path,) = folder.iterdir()
@@ -30,7 +25,7 @@ def test_train_throughput(tmp_path):
     assert shape["not_run"] == []
     for what in ("forward_backward", "forward_backward_adamw"):
         speeds = shape[what]["tokens_per_second"]
-        assert set(speeds) == {"sparsemix", *(f"transformers {name}" for name in ("grouped_mm", "eager", "batched_mm"))}
+        assert set(speeds) == {"sparsemix", *THEIRS}
         assert all(found["median"] > 0 for found in speeds.values())
     assert result["measured_on"]["threads"] == 1
     assert result["measured_on"]["versions"]["torch"] == torch.__version__
@@ -43,19 +38,91 @@ def test_dense_twin(tmp_path):
     assert result["moe_over_dense"]["median"] > 0
 
 
-def test_contestants_take_turns():
-    harness = importlib.import_module("harness")
-    calls = []
-    seconds = harness.take_turns({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=3, warmup=1)
-    assert "".join(calls) in ("abbaabba", "baabbaab")
-    assert [len(taken) for taken in seconds.values()] == [3, 3]
+def test_layer(tmp_path):
+    one_expert, few_large, many_small, forward = run("layer", tmp_path)["parts"]
+    assert set(one_expert["share_of_peak"]) == {"sparsemix", "dense"}
+    assert [one["limit"] for one in one_expert["claims"]] == ["at most 0.85"]
+    for part, of_dense in ((few_large, 0.75), (many_small, 0.65)):
+        assert {"sparsemix", "dense", *THEIRS[:2]} <= set(part["share_of_peak"])
+        limits = [one["limit"] for one in part["claims"]]
+        assert limits[:3] == [f"at most {of_dense}", "at most 0.7", "at most 0.7"]
+    assert [one["limit"] for one in forward["claims"]] == ["at least 0.85", None]
+    assert forward["peak"]["at"] in forward["seconds"]
 
 
-def test_ratios_are_taken_round_by_round():
-    found = importlib.import_module("harness").ratio([2.0, 30.0, 4.0], [1.0, 10.0, 1.0])
-    assert found == {"median": 3.0, "min": 2.0, "quartile_1": 2.5, "quartile_3": 3.5}
+def test_growth(tmp_path):
+    small, large = run("growth", tmp_path)["measured"]
+    for one in (small, large):
+        bound = max(one["bound_arithmetic"]["median"], one["bound_memory"]["median"])
+        assert 0 < bound < one["seconds"]["layer"]["median"]
+        assert one["claims"][0]["limit"] == "at most 1.5"
+    growth = importlib.import_module("growth")
+    assert [growth.at_most(experts) for experts in (64, 128, 256)] == [1.5, 2.0, 2.0]
 
 
-def test_what_differs_is_not_timed():
-    with pytest.raises(ValueError, match=r"losses: must agree within 0\.1"):
-        importlib.import_module("harness").must_agree("losses", [1.0, 2.0], [1.0, 2.2], 0.1)
+def test_one_token(tmp_path):
+    result = run("one_token", tmp_path)
+    assert result["weight_bytes_in_rotation"] == 12 * 8 * 32 * 16
+    assert result["fastest_read"] in result["read_gigabytes_per_second"]
+    assert result["microseconds_per_token"]["median"] > 0
+    assert result["last_level_cache_bytes"] >= 2**20
+
+
+def test_tokens_in_rotation_visit_every_expert_once():
+    ours, one_token = (importlib.import_module(name) for name in ("ours", "one_token"))
+    shape = ours.LayerShape(tokens=1, dim=24, hidden=8, experts=12, k=3)
+    moe = ours.our_moe(shape)
+    rotation = one_token.tokens_in_rotation(moe, shape)
+    visited = [int(expert) for x_1D in rotation for expert in moe(x_1D)[1].expert_N]
+    assert sorted(visited) == list(range(12))
+
+
+def test_generation(tmp_path):
+    result = run("generation", tmp_path)
+    for what, limit in (("decode", "at least 2.0"), ("prefill", "at least 1.2")):
+        assert set(result[what]["tokens_per_second"]) == {"sparsemix", *THEIRS}
+        assert result[what]["limit"] == limit
+
+
+def test_tokens_that_are_not_greedy_are_found_out():
+    pytest.importorskip("transformers")
+    generation = importlib.import_module("generation")
+    runners = generation.build(generation.TOY)
+    prompt_1S = torch.tensor([[3, 1, 4]])
+
+    class Contrary:
+        def new_tokens(self, prompt_1S, count):
+            return (runners["sparsemix"].new_tokens(prompt_1S, count) + 1) % generation.TOY.vocab
+
+    assert generation.regret(runners, prompt_1S, runners["sparsemix"], 5) < 1e-5
+    assert generation.regret(runners, prompt_1S, Contrary(), 5) > 0.01
+
+
+def test_gpu_layer_without_a_gpu_says_so(tmp_path, capsys, monkeypatch):
+    pytest.importorskip("transformers")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    importlib.import_module("gpu_layer").main(["--out", str(tmp_path)])
+    assert capsys.readouterr().out == "no GPU: nothing to measure\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_gpu_layer_up_to_the_device():
+    pytest.importorskip("transformers")
+    gpu_layer, ours = (importlib.import_module(name) for name in ("gpu_layer", "ours"))
+    shape = ours.LayerShape(tokens=64, dim=16, hidden=8, experts=6, k=3)
+    result = gpu_layer.measure(shape, torch.device("cpu"), torch.bfloat16, rounds=2)
+    assert {"sparsemix", "transformers grouped_mm", "dense"} <= set(result["seconds"])
+    limits = {one["claim"].partition(": ")[2]: one["limit"] for one in result["claims"]}
+    assert limits["share of cuBLAS's TFLOP/s on a dense FFN of equal FLOPs"] == "at least 0.75"
+    assert limits["times as fast as transformers' grouped_mm"] == "at least 1.5"
+
+
+def test_gpu_layer_refuses_wrong_values():
+    pytest.importorskip("transformers")
+    gpu_layer, ours = (importlib.import_module(name) for name in ("gpu_layer", "ours"))
+    shape = ours.LayerShape(tokens=64, dim=16, hidden=8, experts=6, k=3)
+    moe, other = ours.our_moe(shape), ours.our_moe(shape)
+    expected = gpu_layer.reference(shape, moe)
+    gpu_layer.check_values("ours", ours.our_layer(moe), expected, shape, moe)
+    with pytest.raises(ValueError, match=r"y and dx of another: must agree within 0\.05"):
+        gpu_layer.check_values("another", ours.our_layer(other), expected, shape, other)
