@@ -25,13 +25,18 @@ class Rate(NamedTuple):
 
 
 def gemm_rates(sizes: Sequence[tuple[int, int, int]]) -> dict[str, Rate]:
-    """Products of float32 matrices into memory that is already there."""
-    return {f"product {m} x {k} x {n}": _product(m, k, n) for m, k, n in sizes}
+    """Products of float32 matrices, by `torch.mm` and by the library that this package may use instead."""
+    return {name: rate for m, k, n in sizes for name, rate in _products(m, k, n).items()}
 
 
-def _product(m: int, k: int, n: int) -> Rate:
-    left, right, out = torch.randn(m, k), torch.randn(k, n), torch.empty(m, n)
-    return Rate(2 * m * k * n, lambda: torch.mm(left, right, out=out))
+def _products(m: int, k: int, n: int) -> dict[str, Rate]:
+    left, right, out = torch.randn(m, k), torch.randn(n, k), torch.empty(m, n)
+    work, sizes = 2 * m * k * n, f"{m} x {k} x {n}"
+    found = {f"product {sizes}": Rate(work, lambda: torch.mm(left, right.T, out=out))}
+    if torch.backends.mkldnn.is_available():
+        onednn = torch.ops.mkldnn._linear_pointwise
+        found[f"oneDNN product {sizes}"] = Rate(work, lambda: onednn(left, right, None, "none", [], ""))
+    return found
 
 
 def copy_rates(num_bytes: int) -> dict[str, Rate]:

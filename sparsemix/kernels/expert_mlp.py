@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sparsemix.kernels import reference
+from sparsemix.kernels import compiled, reference
 from sparsemix.kernels.activations import Activation
 from sparsemix.kernels.backend import Backend, BackendName, choose_backend
 from sparsemix.kernels.weights import ExpertWeights, Needs
@@ -39,6 +39,8 @@ def expert_mlp(
 
     Source: the gradient of the combine weight is SonicMoE's identity (2512.14080).
     """
+    if torch.compiler.is_compiling() and backend != "reference":
+        return compiled.expert_mlp(x_TD, dispatch, weights, activation, backend)
     ops = choose_backend(backend, x_TD, weights).ops
     if ops is None:
         return reference.expert_mlp(x_TD, dispatch, weights, activation)

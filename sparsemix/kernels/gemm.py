@@ -41,7 +41,7 @@ def add_product(total_MN: Tensor, a_MK: Tensor, b_KN: Tensor, first: bool) -> No
 
 def round_up(rows: int, w_FD: Tensor) -> int:
     """How many rows to multiply with w instead of so many: oneDNN prepares for each number anew, so a few must do."""
-    if rows * w_FD.numel() < SMALL or not _takes(w_FD):
+    if not _takes(w_FD) or rows * w_FD.numel() < SMALL:
         return rows
     multiple = 32 if rows >= 512 else 8
     return -(-rows // multiple) * multiple
@@ -49,12 +49,14 @@ def round_up(rows: int, w_FD: Tensor) -> int:
 
 def onednn_pays(a_MK: Tensor, b_KN: Tensor) -> bool:
     """Whether a @ b is faster by oneDNN."""
-    if a_MK.shape[0] * a_MK.shape[1] * b_KN.shape[1] < SMALL or not _takes(a_MK):
+    if not _takes(a_MK) or a_MK.shape[0] * a_MK.shape[1] * b_KN.shape[1] < SMALL:
         return False
     return b_KN.shape[1] >= NARROW or a_MK.stride(1) == 1
 
 
 def _takes(tensor: Tensor) -> bool:
+    if torch.compiler.is_compiling():  # the compiler has ways of its own
+        return False
     float32 = tensor.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
     return float32 and tensor.device.type == "cpu" and onednn_is_faster()
 

@@ -18,7 +18,7 @@ LARGE = 8 * 2**20
 def fresh(like: Tensor, *shape: int) -> Tensor:
     """An uninitialised tensor with the dtype and device of another; in huge pages where Linux offers them."""
     tensor = torch.empty(shape, dtype=like.dtype, device=like.device)
-    if tensor.device.type == "cpu" and tensor.nbytes >= LARGE:
+    if tensor.device.type == "cpu" and not torch.compiler.is_compiling() and tensor.nbytes >= LARGE:
         start = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
         size = (tensor.data_ptr() + tensor.nbytes - start) // mmap.PAGESIZE * mmap.PAGESIZE
         _advise()(start, size)

@@ -70,9 +70,9 @@ def test_the_best_rate_is_the_one_of_most_work_a_second():
 
 def test_rates_count_what_they_do():
     rates = importlib.import_module("rates")
-    (product,) = rates.gemm_rates([(4, 3, 2)]).values()
-    assert product.work == 2 * 4 * 3 * 2
-    assert product.call().shape == (4, 2)
+    for product in rates.gemm_rates([(4, 3, 2)]).values():
+        assert product.work == 2 * 4 * 3 * 2
+        assert product.call().shape == (4, 2)
     (copy,) = rates.copy_rates(64).values()
     assert copy.work == 128
     memory = torch.randn(2, 6, 5)

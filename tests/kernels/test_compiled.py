@@ -1,0 +1,93 @@
+"""Layer and decoder compile without a graph break, and are then what they were."""
+
+import pytest
+import torch
+from cases import dispatch_of, numbers, same
+
+from sparsemix import DecoderConfig, GLUExpertsConfig, MLPExpertsConfig, MoEConfig, TokenInfo, TopKRouterConfig
+from sparsemix.kernels import compiled
+from sparsemix.models import AttentionConfig
+
+EXPERTS = [GLUExpertsConfig(hidden=6), MLPExpertsConfig(hidden=6, bias=True, activation="gelu")]
+ROUTERS = [
+    TopKRouterConfig(k=2),
+    TopKRouterConfig(k=2, gate="sigmoid", bias=True, capacity_factor=1.0, capacity_factor_eval=1.0),
+    TopKRouterConfig(k=1, normalize=False, capacity_factor=0.5, priority="probability"),
+]
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    """And memory that is not NaN: the compiler refuses to trace the switch that makes it so."""
+    torch.compiler.reset()
+    torch.use_deterministic_algorithms(False)
+    yield
+    torch.compiler.reset()
+
+
+def run(layer, x_TD, info=None):
+    x_TD = x_TD.clone().requires_grad_()
+    y_TD, routing = layer(x_TD, info=info)
+    (y_TD.square().sum() + routing.probs_TE.square().sum()).backward()
+    return [y_TD.detach(), x_TD.grad, routing.weight_N.detach()]
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("router", ROUTERS)
+@pytest.mark.parametrize("experts", EXPERTS)
+def test_a_layer_compiles_whole_and_is_what_it_was(experts, router, padded):
+    moe = MoEConfig(num_experts=5, router=router, experts=experts, shared=experts).build(4).double()
+    compiled_moe = torch.compile(moe, fullgraph=True, backend="aot_eager")
+    info = TokenInfo(valid_T=torch.arange(9) % 4 != 3) if padded else None
+    expected = run(moe, numbers(0, 9, 4), info)
+    grads = [p.grad.clone() for p in moe.parameters()]
+    moe.zero_grad()
+    for actual, wanted in zip(run(compiled_moe, numbers(0, 9, 4), info), expected):
+        same(actual, wanted)
+    for parameter, wanted in zip(moe.parameters(), grads):
+        same(parameter.grad, wanted, "gradient")
+
+
+def test_another_number_of_tokens_does_not_compile_anew_for_ever():
+    moe = MoEConfig(num_experts=5, experts=EXPERTS[0]).build(4).double()
+    compiled_moe = torch.compile(moe, fullgraph=True, backend="aot_eager")
+    for num_tokens in (3, 7, 8, 20):
+        with torch.compiler.set_stance("default" if num_tokens < 8 else "fail_on_recompile"):
+            y_TD, _ = compiled_moe(numbers(0, num_tokens, 4))
+        same(y_TD, moe(numbers(0, num_tokens, 4))[0])
+
+
+@pytest.mark.slow
+def test_a_decoder_compiles_whole_by_inductor():
+    config = DecoderConfig(
+        vocab_size=30,
+        dim=16,
+        num_layers=2,
+        context=8,
+        attention=AttentionConfig(num_heads=2),
+        moe=MoEConfig(num_experts=4, experts=GLUExpertsConfig(hidden=8)),
+    )
+    decoder, tokens_BS = config.build(), torch.randint(30, (2, 8))
+    compiled_decoder = torch.compile(decoder, fullgraph=True)
+    expected = decoder(tokens_BS)
+    expected.hidden_BSD.square().sum().backward()
+    trained = [p for p in decoder.parameters() if p.grad is not None]  # all but the unembedding
+    grads = [p.grad.clone() for p in trained]
+    decoder.zero_grad()
+    actual = compiled_decoder(tokens_BS)
+    actual.hidden_BSD.square().sum().backward()
+    same(actual.hidden_BSD, expected.hidden_BSD, "hidden", 1e-4)
+    assert [r.expert_N.tolist() for r in actual.collected] == [r.expert_N.tolist() for r in expected.collected]
+    for parameter, wanted in zip(trained, grads):
+        same(parameter.grad, wanted, "gradient", 1e-3)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_the_operator_keeps_the_rules_of_operators(bias):
+    dispatch = dispatch_of([0, 0, 1, 1, 2, 2], [3, 0, 0, 1, 3, 0], num_experts=4, k=2)
+    shapes = [(4, 6, 3), (4, 3, 6), *([(4, 6), (4, 3)] if bias else [])]
+    weights = [numbers(i, *shape).requires_grad_() for i, shape in enumerate(shapes)]
+    weights += [None] * (4 - len(weights))
+    x_TD, weight_N = numbers(5, 3, 3).requires_grad_(), dispatch.weight_N.requires_grad_()
+    *indices, all_live = dispatch._replace(weight_N=weight_N)
+    torch.library.opcheck(compiled._forward, (x_TD, *weights, *indices, all_live, "silu", 1, "cpu"))
