@@ -58,6 +58,7 @@ def test_another_number_of_tokens_does_not_compile_anew_for_ever():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")  # the compiler's own
 def test_a_decoder_compiles_whole_by_inductor():
     config = DecoderConfig(
         vocab_size=30,
