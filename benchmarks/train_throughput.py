@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 from harness import arguments, claim, must_agree, ratio, save, spread, take_turns
+from mixtral import our_name
 from torch import Tensor, nn
 from transformers import MixtralConfig, MixtralForCausalLM
 from transformers.utils import logging
@@ -22,21 +23,6 @@ BALANCE = 0.01
 IMPLEMENTATIONS = ("grouped_mm", "eager", "batched_mm")
 MEMORY = 2**30
 """Bytes that `batched_mm` may gather: it copies a whole expert for each edge of each layer."""
-RENAMED = (
-    ("model.", ""),
-    ("lm_head", "unembedding"),
-    ("embed_tokens", "embedding"),
-    ("layers.", "blocks."),
-    ("input_layernorm", "attention_norm"),
-    ("post_attention_layernorm", "ffn_norm"),
-    ("self_attn.q_proj", "attention.query"),
-    ("self_attn.k_proj", "attention.key"),
-    ("self_attn.v_proj", "attention.value"),
-    ("self_attn.o_proj", "attention.output"),
-    ("mlp.gate.weight", "ffn.router.weight_ED"),
-    ("mlp.experts.gate_up_proj", "ffn.experts.gate_up_EFD"),
-    ("mlp.experts.down_proj", "ffn.experts.down_EDF"),
-)
 
 
 class Shape(NamedTuple):
@@ -191,13 +177,6 @@ def their_mixtral(shape: Shape, experts_implementation: str) -> MixtralForCausal
             experts_implementation=experts_implementation,  # pyright: ignore[reportCallIssue]
         )
     )
-
-
-def our_name(theirs: str) -> str:
-    """What a parameter of Mixtral is called here."""
-    for old, new in RENAMED:
-        theirs = theirs.replace(old, new)
-    return theirs
 
 
 def our_loss(decoder: Decoder, tokens_BS: Tensor, targets_BS: Tensor) -> Callable[[bool], Tensor]:

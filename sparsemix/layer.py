@@ -13,20 +13,18 @@ from torch import Tensor, nn
 from sparsemix.checks import check
 from sparsemix.config import config
 from sparsemix.experts import DenseConfig, Experts, ExpertsConfig
-from sparsemix.kernels import combine
 from sparsemix.routers import Router, TopKRouterConfig
 from sparsemix.routing import Routing, TokenInfo, sort_by_expert
 
 
 def moe_forward(x_TD: Tensor, routing: Routing, experts: Experts) -> tuple[Tensor, Routing]:
-    """y_t = sum over the live edges of token t of w f_e(x_t): sort by expert, compute, combine.
+    """y_t = sum over the live edges of token t of w f_e(x_t): sort by expert, compute and combine.
 
     Returns:
         (T, D) in the dtype of x, and the routing with the routings of mixtures used as experts attached.
     """
-    dispatch = sort_by_expert(routing, experts.num_experts)
-    y_ND, inner = experts(x_TD, dispatch)
-    return combine(y_ND, dispatch, x_TD.shape[0]), routing._replace(inner=inner)
+    y_TD, inner = experts(x_TD, sort_by_expert(routing, experts.num_experts))
+    return y_TD, routing._replace(inner=inner)
 
 
 @config

@@ -49,7 +49,11 @@ class Routing(NamedTuple):
 
 
 class Dispatch(NamedTuple):
-    """The live edges of a routing, sorted by expert: expert e owns rows bounds[e]:bounds[e + 1]."""
+    """The N edges of a routing sorted by expert: expert e owns rows bounds[e]:bounds[e + 1]; dead edges come last.
+
+    Its sizes depend on no value, so that no device waits for the host, and graphs can be captured: rows from bounds[E]
+    on are dead, dropped or padding. Nobody computes them; they contribute nothing.
+    """
 
     token_N: Tensor
     """int64, the row of x that sorted row i reads."""
@@ -58,28 +62,30 @@ class Dispatch(NamedTuple):
     weight_N: Tensor
     """combine weights in sorted order."""
     bounds: Tensor
-    """int32, E + 1 offsets that begin with 0 and end with N."""
+    """int32, E + 1 offsets that begin with 0; the last is the number of live rows."""
     slot_TK: Tensor | None
-    """int64, the sorted rows of each token, where every token has K live edges; None: ragged."""
+    """int64, the sorted rows of each token, dead ones too, where every token has K edges; None: ragged."""
+    all_live: bool = False
+    """Whether it is certain that no row is dead."""
 
 
 def sort_by_expert(routing: Routing, num_experts: int) -> Dispatch:
-    """Sort the live edges by expert, stably: within an expert, rows keep the order of the routing's edges.
+    """Sort the edges by expert, stably: within an expert, rows keep the order of the routing's edges.
 
     Args:
         routing: N edges, of which `live_N` marks those to compute.
         num_experts: E.
 
     Returns:
-        The dispatch, compacted to the live edges; gradient flows through `weight_N`.
+        The dispatch; gradient flows through `weight_N`.
     """
-    expert_N, edge_N = torch.sort(routing.expert_N, stable=True)
+    expert_N = routing.expert_N
     if routing.live_N is not None:
-        live = routing.live_N[edge_N]
-        expert_N, edge_N = expert_N[live], edge_N[live]
+        expert_N = torch.where(routing.live_N, expert_N, num_experts)
+    expert_N, edge_N = torch.sort(expert_N, stable=True)
     experts = torch.arange(num_experts + 1, device=expert_N.device)
     slot_TK = None
-    if routing.live_N is None and routing.edges_per_token:
+    if routing.edges_per_token:
         slot_N = torch.empty_like(edge_N).scatter_(0, edge_N, torch.arange(len(edge_N), device=edge_N.device))
         slot_TK = slot_N.view(-1, routing.edges_per_token)
     return Dispatch(
@@ -88,6 +94,7 @@ def sort_by_expert(routing: Routing, num_experts: int) -> Dispatch:
         weight_N=routing.weight_N[edge_N],
         bounds=torch.searchsorted(expert_N, experts, out_int32=True),
         slot_TK=slot_TK,
+        all_live=routing.live_N is None,
     )
 
 

@@ -16,10 +16,10 @@ def edges(expert: list[int], token: list[int] | None = None, **fields) -> Routin
 
 
 @given(edge_lists())
-def test_the_dispatch_is_the_live_edges_in_order_of_expert_then_edge(case):
+def test_the_dispatch_is_the_edges_in_order_of_expert_then_edge_and_the_dead_last(case):
     routing, num_tokens, num_experts = case
     live = [True] * len(routing.expert_N) if routing.live_N is None else routing.live_N.tolist()
-    order = sorted((e, n) for n, e in enumerate(routing.expert_N.tolist()) if live[n])
+    order = sorted((e if live[n] else num_experts, n) for n, e in enumerate(routing.expert_N.tolist()))
 
     dispatch = sort_by_expert(routing, num_experts)
 
@@ -28,7 +28,9 @@ def test_the_dispatch_is_the_live_edges_in_order_of_expert_then_edge(case):
     assert dispatch.weight_N.tolist() == [routing.weight_N[n].item() for _, n in order]
     assert dispatch.bounds.dtype == torch.int32
     assert dispatch.bounds.tolist() == [sum(e < bound for e, _ in order) for bound in range(num_experts + 1)]
-    if routing.edges_per_token is None or routing.live_N is not None:
+    assert dispatch.bounds[-1] == sum(live)
+    assert dispatch.all_live == (routing.live_N is None)
+    if routing.edges_per_token is None:
         assert dispatch.slot_TK is None
     else:
         assert dispatch.slot_TK.shape == (num_tokens, routing.edges_per_token)

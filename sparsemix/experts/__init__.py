@@ -1,4 +1,4 @@
-"""Experts: (x_TD, Dispatch) -> weighted rows. Whatever changes where or how experts run is one of these."""
+"""Experts: (x_TD, Dispatch) -> each token's weighted sum. Whatever changes where or how experts run is one of these."""
 
 from typing import Annotated
 

@@ -21,7 +21,8 @@ class Experts(Protocol):
         ...
 
     def __call__(self, x_TD: Tensor, dispatch: Dispatch) -> tuple[Tensor, tuple[Routing, ...]]:
-        """(y_ND, inner): w_n f_e(x_t) for each row n of the dispatch; routings of mixtures inside, usually none."""
+        """(y_TD, inner): the sum of w_n f_e(x_t) over each token's live rows n; routings of mixtures inside, usually
+        none."""
         ...
 
 

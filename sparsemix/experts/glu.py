@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from sparsemix.config import config
 from sparsemix.experts.base import autocast, init_fan_in
-from sparsemix.kernels import ActivationName, BackendName, Gated, expert_mlp
+from sparsemix.kernels import ActivationName, BackendName, ExpertWeights, Gated, expert_mlp, linear
 from sparsemix.routing import Dispatch, Routing
 
 
@@ -52,12 +51,12 @@ class GLUExperts(nn.Module):
         init_fan_in(self.down_EDF)
 
     def forward(self, x_TD: Tensor, dispatch: Dispatch) -> tuple[Tensor, tuple[Routing, ...]]:
-        """Weighted outputs (N, D) in the order of the dispatch, and no inner routings."""
+        """Weighted sums (T, D), and no inner routings."""
         x_TD, gate_up_EGD, down_EDF = (
             autocast(x_TD.device, tensor) for tensor in (x_TD, self.gate_up_EFD, self.down_EDF)
         )
-        activation = Gated(self.config.activation)
-        return expert_mlp(x_TD, dispatch, gate_up_EGD, down_EDF, activation, backend=self.config.backend), ()
+        weights, activation = ExpertWeights(gate_up_EGD, down_EDF), Gated(self.config.activation)
+        return expert_mlp(x_TD, dispatch, weights, activation, self.config.backend), ()
 
 
 class GLU(nn.Module):
@@ -77,4 +76,4 @@ class GLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """y of the shape of x (..., D)."""
-        return F.linear(Gated(self.config.activation).forward(F.linear(x, self.gate_up_FD)), self.down_DF)
+        return linear(Gated(self.config.activation).forward(linear(x, self.gate_up_FD)), self.down_DF)

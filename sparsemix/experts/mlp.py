@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from sparsemix.config import config
 from sparsemix.experts.base import autocast, init_fan_in
-from sparsemix.kernels import ActivationName, BackendName, Plain, expert_mlp
+from sparsemix.kernels import ActivationName, BackendName, ExpertWeights, Plain, expert_mlp, linear
 from sparsemix.routing import Dispatch, Routing
 
 
@@ -59,19 +58,16 @@ class MLPExperts(nn.Module):
             nn.init.zeros_(self.down_bias_ED)
 
     def forward(self, x_TD: Tensor, dispatch: Dispatch) -> tuple[Tensor, tuple[Routing, ...]]:
-        """Weighted outputs (N, D) in the order of the dispatch, and no inner routings."""
+        """Weighted sums (T, D), and no inner routings."""
         device = x_TD.device
-        y_ND = expert_mlp(
-            autocast(device, x_TD),
-            dispatch,
+        weights = ExpertWeights(
             autocast(device, self.up_EFD),
             autocast(device, self.down_EDF),
-            Plain(self.config.activation),
             autocast(device, self.up_bias_EF),
             autocast(device, self.down_bias_ED),
-            self.config.backend,
         )
-        return y_ND, ()
+        activation = Plain(self.config.activation)
+        return expert_mlp(autocast(device, x_TD), dispatch, weights, activation, self.config.backend), ()
 
 
 class MLP(nn.Module):
@@ -96,5 +92,5 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """y of the shape of x (..., D)."""
-        a = Plain(self.config.activation).forward(F.linear(x, self.up_FD, self.up_bias_F))
-        return F.linear(a, self.down_DF, self.down_bias_D)
+        a = Plain(self.config.activation).forward(linear(x, self.up_FD, self.up_bias_F))
+        return linear(a, self.down_DF, self.down_bias_D)

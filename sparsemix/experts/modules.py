@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sparsemix.checks import check
 from sparsemix.config import config
+from sparsemix.kernels import combine
 from sparsemix.routing import Dispatch, Routing
 
 
@@ -28,7 +29,7 @@ class ModuleExpertsConfig:
 
 
 class ModuleExperts(nn.Module):
-    """Module e maps the rows of expert e, (R, D), to as many rows; its output is multiplied by the combine weight."""
+    """Module e maps the rows of expert e, (R, D), to as many rows; its output is weighted and combined."""
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -36,15 +37,16 @@ class ModuleExperts(nn.Module):
         self.experts, self.num_experts = nn.ModuleList(modules), len(modules)
 
     def forward(self, x_TD: Tensor, dispatch: Dispatch) -> tuple[Tensor, tuple[Routing, ...]]:
-        """Weighted outputs (N, D) in the order of the dispatch, and no inner routings."""
+        """Weighted sums (T, D), and no inner routings."""
         edges = dispatch.bounds.tolist()
         x_ND = x_TD[dispatch.token_N]
         outputs = [
             module(x_ND[start:end]) if start < end else _no_rows(module, x_ND)
             for module, (start, end) in zip(self.experts, pairwise(edges))
         ]
+        outputs = [*outputs, torch.zeros_like(x_ND[edges[-1] :])]  # dead rows
         y_ND = torch.cat([output.to(x_TD.dtype) for output in outputs])
-        return y_ND * dispatch.weight_N[:, None].to(y_ND.dtype), ()
+        return combine(y_ND * dispatch.weight_N[:, None].to(y_ND.dtype), dispatch, len(x_TD)), ()
 
 
 def _no_rows(module: nn.Module, x_ND: Tensor) -> Tensor:

@@ -4,15 +4,24 @@ from sparsemix.kernels.activations import Activation, ActivationName, Gated, Pla
 from sparsemix.kernels.backend import BackendName, Choice, choose_backend
 from sparsemix.kernels.combine import combine
 from sparsemix.kernels.expert_mlp import expert_mlp
+from sparsemix.kernels.gemm import add_product, product
+from sparsemix.kernels.linear import linear
+from sparsemix.kernels.memory import fresh
+from sparsemix.kernels.weights import ExpertWeights
 
 __all__ = [
     "Activation",
     "ActivationName",
     "BackendName",
     "Choice",
+    "ExpertWeights",
     "Gated",
     "Plain",
+    "add_product",
     "choose_backend",
     "combine",
     "expert_mlp",
+    "fresh",
+    "linear",
+    "product",
 ]

@@ -1,24 +1,42 @@
-"""Which implementation computes the grouped products: three primitives each, chosen by what the tensors allow."""
+"""Which implementation computes the experts, chosen by what the tensors and the machine allow."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple, Protocol
 
-import torch
 from torch import Tensor
 
 from sparsemix.checks import check
 from sparsemix.kernels import cpu, native
+from sparsemix.kernels.activations import Activation
+from sparsemix.kernels.weights import ExpertWeights, Gradients, Needs
+from sparsemix.routing import Dispatch
 
 BackendName = Literal["auto", "reference", "cpu", "native"]
 
 
 class Backend(Protocol):
-    """The grouped products, over rows sorted by expert."""
+    """The expert MLP and its gradients, both without autograd."""
 
-    def grouped_matmul(self, x_RD: Tensor, w_EFD: Tensor, bounds: Tensor) -> Tensor: ...
-    def grouped_matmul_input_grad(self, dy_RF: Tensor, w_EFD: Tensor, bounds: Tensor) -> Tensor: ...
-    def grouped_matmul_weight_grad(self, dy_RF: Tensor, x_RD: Tensor, bounds: Tensor) -> Tensor: ...
+    def forward(
+        self, x_TD: Tensor, dispatch: Dispatch, weights: ExpertWeights, activation: Activation
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """(y_TD, saved): the combined outputs, and the pre-activation, in as many pieces as suits the back end."""
+        ...
+
+    def backward(
+        self,
+        dy_TD: Tensor,
+        x_TD: Tensor,
+        saved: Sequence[Tensor],
+        dispatch: Dispatch,
+        weights: ExpertWeights,
+        activation: Activation,
+        needs: Needs,
+    ) -> Gradients:
+        """The gradients that are needed."""
+        ...
 
 
 class Choice(NamedTuple):
@@ -27,16 +45,16 @@ class Choice(NamedTuple):
     name: str
     reason: str
     ops: Backend | None
-    """Its primitives; None for the reference, which is a loop under autograd."""
+    """None for the reference, which is a loop under autograd."""
 
 
-def choose_backend(name: BackendName, x_TD: Tensor, up_EGD: Tensor, down_EDF: Tensor) -> Choice:
+def choose_backend(name: BackendName, x_TD: Tensor, weights: ExpertWeights) -> Choice:
     """The back end of that name; `auto` is `native` on a GPU where it can serve the tensors, and `cpu` elsewhere.
 
     Raises:
         ValueError: `native` was asked for and cannot serve the type or the sizes of the tensors.
     """
-    refusal = native_refuses(x_TD, up_EGD, down_EDF)
+    refusal = native.refuses(x_TD, weights)
     asked = "the config asks for it"
     match name:
         case "reference":
@@ -45,22 +63,10 @@ def choose_backend(name: BackendName, x_TD: Tensor, up_EGD: Tensor, down_EDF: Te
             return Choice("cpu", asked, cpu)
         case "native":
             check(not refusal, "backend", "native must be able to serve the tensors", refusal, "use backend='auto'")
-            return Choice("native", asked, native)
+            return Choice("native", asked, native.BACKEND)
         case "auto":
             if not x_TD.is_cuda:
                 return Choice("cpu", f"the device is {x_TD.device}", cpu)
             if refusal:
                 return Choice("cpu", f"grouped_mm refuses {refusal}", cpu)
-            return Choice("native", "grouped_mm can serve the sizes and the type", native)
-
-
-def native_refuses(x_TD: Tensor, up_EGD: Tensor, down_EDF: Tensor) -> str:
-    """Why `F.grouped_mm` cannot serve these tensors; empty if it can."""
-    if not hasattr(torch.nn.functional, "grouped_mm"):
-        return f"torch {torch.__version__} without grouped_mm"
-    if x_TD.dtype not in (torch.float32, torch.bfloat16, torch.float16):
-        return f"dtype {x_TD.dtype}"
-    sizes = (up_EGD.shape[1], up_EGD.shape[2], down_EDF.shape[2])
-    if any(size * x_TD.element_size() % 16 for size in sizes):
-        return f"rows of {sizes} numbers that are not multiples of 16 bytes"
-    return ""
+            return Choice("native", "grouped_mm can serve the sizes and the type", native.BACKEND)

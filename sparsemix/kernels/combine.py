@@ -15,19 +15,21 @@ def combine(y_ND: Tensor, dispatch: Dispatch, num_tokens: int) -> Tensor:
     """y_t = sum of the rows y_n of the edges of token t; 0 for a token without live edges.
 
     Args:
-        y_ND: expert outputs, already multiplied by the combine weight, in the order of the dispatch.
+        y_ND: expert outputs, already multiplied by the combine weight, in the order of the dispatch; dead rows 0.
         dispatch: which token each row belongs to.
         num_tokens: T.
 
     Returns:
         (T, D), the dtype of y. The gradient of row n is the gradient of its token's row.
     """
-    return _Combine.apply(y_ND, dispatch.token_N, dispatch.slot_TK, num_tokens)
+    return _Combine.apply(y_ND, dispatch, num_tokens)
 
 
-def gather_sum(y_ND: Tensor, token_N: Tensor, slot_TK: Tensor | None, num_tokens: int) -> Tensor:
+def gather_sum(y_ND: Tensor, dispatch: Dispatch, num_tokens: int) -> Tensor:
     """`combine` without autograd."""
-    return _sum_ragged(y_ND, token_N, num_tokens) if slot_TK is None else _sum_slots(y_ND, slot_TK)
+    if dispatch.slot_TK is None:
+        return _sum_ragged(y_ND, dispatch.token_N, num_tokens)
+    return _sum_slots(y_ND, dispatch.slot_TK)
 
 
 def _sum_slots(y_ND: Tensor, slot_TK: Tensor) -> Tensor:
@@ -48,12 +50,12 @@ class _Combine(torch.autograd.Function):
     """Saves indices only; autograd's own gather would save nothing less but scatter with atomics in backward."""
 
     @staticmethod
-    def forward(ctx: Any, y_ND: Tensor, token_N: Tensor, slot_TK: Tensor | None, num_tokens: int) -> Tensor:
-        ctx.save_for_backward(token_N)
-        return gather_sum(y_ND, token_N, slot_TK, num_tokens)
+    def forward(ctx: Any, y_ND: Tensor, dispatch: Dispatch, num_tokens: int) -> Tensor:
+        ctx.save_for_backward(dispatch.token_N)
+        return gather_sum(y_ND, dispatch, num_tokens)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         (token_N,) = ctx.saved_tensors
-        return grads[0].index_select(0, token_N), None, None, None
+        return grads[0].index_select(0, token_N), None, None

@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
-def grouped_matmul(x_RD: Tensor, w_EFD: Tensor, bounds: Tensor) -> Tensor:
-    """y_r = x_r W_e^T for the rows r of expert e; (R, F)."""
-    return F.grouped_mm(x_RD, w_EFD.transpose(1, 2), offs=bounds[1:])
+from sparsemix.kernels.grouped import Grouped
+from sparsemix.kernels.weights import ExpertWeights
 
 
-def grouped_matmul_input_grad(dy_RF: Tensor, w_EFD: Tensor, bounds: Tensor) -> Tensor:
-    """dx_r = dy_r W_e for the rows r of expert e; (R, D)."""
-    return F.grouped_mm(dy_RF, w_EFD, offs=bounds[1:])
+class NativeProducts:
+    """As `Products` says."""
+
+    def matmul(self, x_ND: Tensor, w_EFD: Tensor, bounds: Tensor) -> Tensor:
+        return F.grouped_mm(x_ND, w_EFD.transpose(1, 2), offs=bounds[1:])
+
+    def input_grad(self, dy_NF: Tensor, w_EFD: Tensor, bounds: Tensor) -> Tensor:
+        return F.grouped_mm(dy_NF, w_EFD, offs=bounds[1:])
+
+    def weight_grad(self, dy_NF: Tensor, x_ND: Tensor, bounds: Tensor) -> Tensor:
+        return F.grouped_mm(dy_NF.T, x_ND, offs=bounds[1:])
 
 
-def grouped_matmul_weight_grad(dy_RF: Tensor, x_RD: Tensor, bounds: Tensor) -> Tensor:
-    """dW_e = sum over the rows r of expert e of dy_r x_r^T; (E, F, D), zero for an expert without rows."""
-    return F.grouped_mm(dy_RF.T, x_RD, offs=bounds[1:])
+BACKEND = Grouped(NativeProducts())
+
+
+def refuses(x_TD: Tensor, weights: ExpertWeights) -> str:
+    """Why `F.grouped_mm` cannot serve these tensors; empty if it can."""
+    if not hasattr(F, "grouped_mm"):
+        return f"torch {torch.__version__} without grouped_mm"
+    if x_TD.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"dtype {x_TD.dtype}"
+    sizes = (*weights.up_EGD.shape[1:], weights.down_EDF.shape[2])
+    if any(size * x_TD.element_size() % 16 for size in sizes):
+        return f"rows of {sizes} numbers that are not multiples of 16 bytes"
+    return ""

@@ -1,4 +1,4 @@
-"""The projections of an expert MLP, which of them need a gradient, and their gradients."""
+"""The parameters of stacked two-layer experts, their gradients, and which of these are asked for."""
 
 from __future__ import annotations
 
@@ -8,28 +8,24 @@ from torch import Tensor
 
 
 class ExpertWeights(NamedTuple):
-    """The projections of E two-layer experts, with any strides."""
+    """Of E experts. Any strides will do: transposed views of other libraries' checkpoints are served without a copy."""
 
     up_EGD: Tensor
-    """G = 2F for a gated activation (gate rows first), F for a plain one."""
+    """G = 2F for a gated activation, gate rows first; G = F for a plain one."""
     down_EDF: Tensor
     up_bias_EG: Tensor | None = None
+    """added before the activation."""
     down_bias_ED: Tensor | None = None
+    """added after the down projection, before the combine weight."""
 
-
-class Needs(NamedTuple):
-    """Which gradients are wanted."""
-
-    x_TD: bool = True
-    weight_N: bool = True
-    up_EGD: bool = True
-    down_EDF: bool = True
-    up_bias_EG: bool = True
-    down_bias_ED: bool = True
+    @property
+    def num_experts(self) -> int:
+        """E."""
+        return self.up_EGD.shape[0]
 
 
 class Gradients(NamedTuple):
-    """The gradients; None where not wanted, or where there is no bias."""
+    """Of the inputs of an expert MLP; None where there is no such input, or nobody asks."""
 
     x_TD: Tensor | None = None
     weight_N: Tensor | None = None
@@ -37,3 +33,14 @@ class Gradients(NamedTuple):
     down_EDF: Tensor | None = None
     up_bias_EG: Tensor | None = None
     down_bias_ED: Tensor | None = None
+
+
+class Needs(NamedTuple):
+    """Which gradients are asked for, in the order of `Gradients`; frozen parameters cost nothing in backward."""
+
+    x_TD: bool = True
+    weight_N: bool = True
+    up_EGD: bool = True
+    down_EDF: bool = True
+    up_bias_EG: bool = False
+    down_bias_ED: bool = False

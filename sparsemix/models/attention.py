@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sparsemix.checks import check
 from sparsemix.config import config
 from sparsemix.models.cache import LayerCache
-from sparsemix.models.primitives import RMSNorm
+from sparsemix.models.primitives import Linear, RMSNorm
 from sparsemix.models.rotary import Rotary, YarnConfig, rotary_table, rotate
 
 
@@ -117,10 +117,10 @@ class Attention(nn.Module):
         self.kv_heads = config.kv_heads
         self.grouped = config.kv_heads != config.num_heads
         width, kv_width = config.num_heads * self.head_dim, config.kv_heads * self.head_dim
-        self.query = nn.Linear(dim, width, bias=config.bias != "none")
-        self.key = nn.Linear(dim, kv_width, bias=config.bias != "none")
-        self.value = nn.Linear(dim, kv_width, bias=config.bias != "none")
-        self.output = nn.Linear(width, dim, bias=config.bias == "qkvo")
+        self.query = Linear(dim, width, bias=config.bias != "none")
+        self.key = Linear(dim, kv_width, bias=config.bias != "none")
+        self.value = Linear(dim, kv_width, bias=config.bias != "none")
+        self.output = Linear(width, dim, bias=config.bias == "qkvo")
         self.norm_whole_width = config.qk_norm == "width"
         self.query_norm = self.key_norm = None
         if config.qk_norm != "none":

@@ -10,6 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from sparsemix.checks import check, check_dim
 from sparsemix.experts.base import autocast
+from sparsemix.kernels import add_product, fresh, product
 from sparsemix.models.primitives import at_least_float32
 
 
@@ -59,7 +60,7 @@ def token_losses(hidden_TD: Tensor, unembed_VD: Tensor, target_T: Tensor, chunk:
 
 
 def _loss_and_log_probs(hidden_TD: Tensor, unembed_VD: Tensor, target_T: Tensor) -> tuple[Tensor, Tensor]:
-    logits_TV = hidden_TD @ unembed_VD.T
+    logits_TV = product(hidden_TD, unembed_VD.T)
     log_probs_TV = logits_TV.to(at_least_float32(logits_TV.dtype)).log_softmax(dim=-1)
     return -log_probs_TV.gather(1, target_T[:, None])[:, 0], log_probs_TV
 
@@ -72,9 +73,10 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         ctx: Any, hidden_TD: Tensor, unembed_VD: Tensor, target_T: Tensor, scale_T: Tensor, chunk: int
     ) -> Tensor:
         wants_hidden, wants_unembed = ctx.needs_input_grad[:2]
-        new = torch.empty_like if len(target_T) else torch.zeros_like
-        dhidden_TD = new(hidden_TD) if wants_hidden else None
-        dunembed_VD = new(unembed_VD, dtype=scale_T.dtype) if wants_unembed else None
+        dhidden_TD = torch.empty_like(hidden_TD) if wants_hidden else None
+        dunembed_VD = fresh(scale_T, *unembed_VD.shape) if wants_unembed else None
+        if dunembed_VD is not None and not len(target_T):
+            dunembed_VD.zero_()
         loss = scale_T.new_zeros(())
         for start in range(0, len(target_T), chunk):
             rows = slice(start, start + chunk)
@@ -84,7 +86,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 continue
             dlogits = _dlogits(log_probs, target_T[rows], scale_T[rows]).to(hidden_TD.dtype)
             if dhidden_TD is not None:
-                dhidden_TD[rows] = dlogits @ unembed_VD
+                dhidden_TD[rows] = product(dlogits, unembed_VD)
             if dunembed_VD is not None:
                 _add_product(dunembed_VD, dlogits.T, hidden_TD[rows], first=start == 0)
         ctx.save_for_backward(dhidden_TD, None if dunembed_VD is None else dunembed_VD.to(unembed_VD.dtype))
@@ -104,9 +106,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor, first: bool) -> None:
-    """total += left @ right, or = for the first; without a temporary where the dtypes agree."""
+    """total += left @ right, or = for the first; the total may be wider."""
     if total.dtype == left.dtype:
-        total.addmm_(left, right, beta=0 if first else 1)
+        add_product(total, left, right, first)
     elif first:
         total.copy_(left @ right)
     else:

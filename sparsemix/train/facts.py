@@ -11,7 +11,7 @@ import torch
 
 import sparsemix
 from sparsemix.experts import GLUExpertsConfig, MLPExpertsConfig
-from sparsemix.kernels import Choice, choose_backend
+from sparsemix.kernels import Choice, ExpertWeights, choose_backend
 from sparsemix.models import DecoderConfig
 from sparsemix.train.config import TrainConfig
 from sparsemix.train.precision import Precision, multiplies_bfloat16
@@ -56,6 +56,7 @@ def kernel(model: DecoderConfig, precision: Precision) -> Choice | None:
     # The shapes of the experts over the memory of one number.
     one = torch.zeros((), dtype=precision.autocast or torch.float32, device=precision.device)
     rows = experts.hidden if isinstance(experts, MLPExpertsConfig) else 2 * experts.hidden
-    up_EGD = one.expand(model.moe.num_experts, rows, model.dim)
-    down_EDF = one.expand(model.moe.num_experts, model.dim, experts.hidden)
-    return choose_backend(experts.backend, one.expand(1, model.dim), up_EGD, down_EDF)
+    weights = ExpertWeights(
+        one.expand(model.moe.num_experts, rows, model.dim), one.expand(model.moe.num_experts, model.dim, experts.hidden)
+    )
+    return choose_backend(experts.backend, one.expand(1, model.dim), weights)

@@ -61,22 +61,23 @@ def test_each_expert_is_its_formula_and_its_dense_twin(config, name):
     config = type(config)(**{**vars_of(config), "activation": name})
     experts, dense = fill(config.build(DIM, NUM_EXPERTS).double()), config.build_dense(DIM).double()
     x_TD, routing = numbers(7, 3, DIM), edges()
-    dispatch = sort_by_expert(routing, NUM_EXPERTS)
+    expected_TD = torch.zeros(3, DIM, dtype=torch.float64)
 
-    y_ND, inner = experts(x_TD, dispatch)
+    y_TD, inner = experts(x_TD, sort_by_expert(routing, NUM_EXPERTS))
 
     assert inner == ()
-    for n, edge in enumerate(dispatch.edge_N.tolist()):
-        e, x_D = int(routing.expert_N[edge]), x_TD[int(routing.token_N[edge])]
+    for t, e, weight in zip(routing.token_N.tolist(), routing.expert_N.tolist(), routing.weight_N):
+        x_D = x_TD[t]
         own = [parameter[e] for parameter in experts.parameters()]
         formula = (
             references.glu(x_D, *own, name) if config.type == "glu" else references.mlp(x_D, *own[:2], name, *own[2:])
         )
-        same(y_ND[n], routing.weight_N[edge] * formula, "expert")
+        expected_TD[t] += (weight * formula).detach()
         with torch.no_grad():
             for parameter, values in zip(dense.parameters(), own):
                 parameter.copy_(values)
         same(dense(x_D.view(1, 1, DIM)).flatten(), formula, "dense twin")
+    same(y_TD, expected_TD, "experts")
 
 
 @pytest.mark.parametrize("config", CONFIGS)
@@ -87,10 +88,10 @@ def test_autocast_computes_in_bfloat16_and_gives_float32_gradients(config, backe
     x_TD = torch.randn(3, DIM, requires_grad=True)
     expected, _ = experts(x_TD, dispatch)
     with torch.autocast("cpu", torch.bfloat16):
-        y_ND, _ = experts(x_TD, dispatch)
-        assert y_ND.dtype == config.build_dense(DIM)(x_TD).dtype == torch.bfloat16
-    y_ND.float().sum().backward()
-    same(y_ND.float(), expected, tolerance=0.1)
+        y_TD, _ = experts(x_TD, dispatch)
+        assert y_TD.dtype == config.build_dense(DIM)(x_TD).dtype == torch.bfloat16
+    y_TD.float().sum().backward()
+    same(y_TD.float(), expected, tolerance=0.1)
     assert {parameter.grad.dtype for parameter in experts.parameters()} == {torch.float32}
     assert x_TD.grad.dtype == torch.float32
 
@@ -117,19 +118,18 @@ def test_modules_of_different_kinds_and_sizes_are_experts():
     experts, x_TD = ModuleExperts(modules).double(), numbers(7, 3, DIM).requires_grad_()
     routing = edges()._replace(weight_N=numbers(9, 6).requires_grad_())
     dispatch = sort_by_expert(routing, NUM_EXPERTS)
-    rows = []
-    for edge in dispatch.edge_N.tolist():
-        e, t = int(routing.expert_N[edge]), int(routing.token_N[edge])
-        rows.append(routing.weight_N[edge] * modules[e](x_TD[t]))
-    expected = torch.stack(rows)
+    rows = [[] for _ in x_TD]
+    for t, e, weight in zip(routing.token_N.tolist(), routing.expert_N.tolist(), routing.weight_N):
+        rows[t].append(weight * modules[e](x_TD[t]))
+    expected = torch.stack([sum(own) for own in rows])
 
-    y_ND, inner = experts(x_TD, dispatch)
+    y_TD, inner = experts(x_TD, dispatch)
 
     assert inner == ()
-    same(y_ND, expected)
-    upstream = numbers(1, 6, DIM)
+    same(y_TD, expected)
+    upstream = numbers(1, 3, DIM)
     inputs = [x_TD, routing.weight_N, *experts.parameters()]
-    grads = torch.autograd.grad((y_ND * upstream).sum(), inputs, retain_graph=True)
+    grads = torch.autograd.grad((y_TD * upstream).sum(), inputs, retain_graph=True)
     wanted = torch.autograd.grad((expected * upstream).sum(), inputs, allow_unused=True)
     for grad, expected_grad in zip(grads, wanted):
         same(grad, torch.zeros_like(grad) if expected_grad is None else expected_grad)
@@ -153,9 +153,9 @@ def test_a_module_without_rows_is_not_called_yet_has_a_gradient(num_tokens):
     dispatch = dispatch_of([0] * num_tokens, [1] * num_tokens, 3)
     if num_tokens == 0:
         dispatch = dispatch._replace(token_N=torch.zeros(0, dtype=torch.int64))
-    y_ND, _ = experts(torch.ones(num_tokens, DIM), dispatch)
-    y_ND.sum().backward()
-    assert y_ND.shape == (num_tokens, DIM)
+    y_TD, _ = experts(torch.ones(num_tokens, DIM), dispatch)
+    y_TD.sum().backward()
+    assert y_TD.shape == (num_tokens, DIM)
     assert [float(module.weight.grad.sum()) for module in experts.experts] == [0, DIM * num_tokens, 0]
 
 

@@ -4,22 +4,19 @@ import pytest
 import torch
 
 from sparsemix import GLUExpertsConfig, MoEConfig
-from sparsemix.kernels import choose_backend, cpu, native
+from sparsemix.kernels import ExpertWeights, choose_backend, cpu, native
 
 
 def tensors(dim: int, hidden: int, dtype: torch.dtype = torch.float32):
-    return (
-        torch.zeros(3, dim, dtype=dtype),
-        torch.zeros(2, 2 * hidden, dim, dtype=dtype),
-        torch.zeros(2, dim, hidden, dtype=dtype),
-    )
+    up, down = torch.zeros(2, 2 * hidden, dim, dtype=dtype), torch.zeros(2, dim, hidden, dtype=dtype)
+    return torch.zeros(3, dim, dtype=dtype), ExpertWeights(up, down)
 
 
 def test_auto_is_cpu_here_and_native_where_asked_for():
     assert choose_backend("auto", *tensors(4, 4)) == ("cpu", "the device is cpu", cpu)
     assert choose_backend("cpu", *tensors(4, 4)).ops is cpu
-    assert choose_backend("native", *tensors(4, 4)).ops is native
-    assert choose_backend("native", *tensors(8, 8, torch.bfloat16)).ops is native
+    assert choose_backend("native", *tensors(4, 4)).ops is native.BACKEND
+    assert choose_backend("native", *tensors(8, 8, torch.bfloat16)).ops is native.BACKEND
     assert choose_backend("reference", *tensors(4, 4)) == ("reference", "the config asks for it", None)
 
 

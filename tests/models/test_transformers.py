@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from benchmarks.mixtral import our_name
 from sparsemix.experts import GLUExpertsConfig
 from sparsemix.layer import MoEConfig
 from sparsemix.models import AttentionConfig, DecoderConfig, YarnConfig
@@ -25,31 +26,22 @@ SHAPE = {
 }
 
 
+BEYOND_MIXTRAL = (
+    ("self_attn.q_norm", "attention.query_norm"),
+    ("self_attn.k_norm", "attention.key_norm"),
+    ("mlp.shared_expert_gate", "ffn.shared_gate"),
+    ("mlp.shared_expert.down_proj.weight", "ffn.shared.down_DF"),
+    ("mlp.shared_expert.gate_proj", "ffn.shared.gate"),
+    ("mlp.shared_expert.up_proj", "ffn.shared.up"),
+)
+
+
 def our_weights(theirs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Rename transformers' parameters to ours."""
     renamed = {}
     for name, tensor in theirs.items():
-        for old, new in (
-            ("model.", ""),
-            ("lm_head", "unembedding"),
-            ("embed_tokens", "embedding"),
-            ("layers.", "blocks."),
-            ("input_layernorm", "attention_norm"),
-            ("post_attention_layernorm", "ffn_norm"),
-            ("self_attn.q_proj", "attention.query"),
-            ("self_attn.k_proj", "attention.key"),
-            ("self_attn.v_proj", "attention.value"),
-            ("self_attn.o_proj", "attention.output"),
-            ("self_attn.q_norm", "attention.query_norm"),
-            ("self_attn.k_norm", "attention.key_norm"),
-            ("mlp.gate.weight", "ffn.router.weight_ED"),
-            ("mlp.experts.gate_up_proj", "ffn.experts.gate_up_EFD"),
-            ("mlp.experts.down_proj", "ffn.experts.down_EDF"),
-            ("mlp.shared_expert_gate", "ffn.shared_gate"),
-            ("mlp.shared_expert.down_proj.weight", "ffn.shared.down_DF"),
-            ("mlp.shared_expert.gate_proj", "ffn.shared.gate"),
-            ("mlp.shared_expert.up_proj", "ffn.shared.up"),
-        ):
+        name = our_name(name)
+        for old, new in BEYOND_MIXTRAL:
             name = name.replace(old, new)
         renamed[name] = tensor
     for name in [name for name in renamed if name.endswith("shared.gate.weight")]:
