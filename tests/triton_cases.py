@@ -1,4 +1,4 @@
-"""What the tests of the Triton back end share: dispatches with dead rows, weights, the loop, and the comparison."""
+"""What the tests of the Triton back end share: routings with dead edges, weights, the loop, and the comparison."""
 
 from __future__ import annotations
 
@@ -13,30 +13,11 @@ from torch import Tensor
 from sparsemix.kernels import Gated, Plain
 from sparsemix.kernels.triton.backend import backward, forward
 from sparsemix.kernels.weights import ExpertWeights, Gradients, Needs
-from sparsemix.routing import Dispatch, Routing
+from sparsemix.routing import Dispatch, Routing, sort_by_expert
 
 FORMS = ["gated", "plain", "biased", "gated_biased"]
 ALL = Needs(True, True, True, True, True, True)
 TOLERANCE = {torch.float32: 2e-5, torch.float16: 1e-2, torch.bfloat16: 6e-2}
-
-
-def static_dispatch(routing: Routing, num_experts: int) -> Dispatch:
-    """All N edges sorted by expert, the dead ones last."""
-    expert_N = routing.expert_N
-    if routing.live_N is not None:
-        expert_N = torch.where(routing.live_N, expert_N, num_experts)
-    expert_N, edge_N = torch.sort(expert_N, stable=True)
-    slot_TK = None
-    if routing.edges_per_token:
-        slot_N = torch.empty_like(edge_N).scatter_(0, edge_N, torch.arange(len(edge_N), device=edge_N.device))
-        slot_TK = slot_N.view(-1, routing.edges_per_token)
-    return Dispatch(
-        token_N=routing.token_N[edge_N],
-        edge_N=edge_N,
-        weight_N=routing.weight_N.detach()[edge_N],
-        bounds=torch.searchsorted(expert_N, torch.arange(num_experts + 1, device=expert_N.device), out_int32=True),
-        slot_TK=slot_TK,
-    )
 
 
 def random_routing(
@@ -123,22 +104,22 @@ def poison(x_TD: Tensor, dispatch: Dispatch) -> tuple[Tensor, Dispatch]:
 
 def check(form, name, x_TD, routing, num_experts, weights, needs=ALL) -> None:
     """Compare the value and every gradient with the loop's."""
-    dispatch, activation = static_dispatch(routing, num_experts), activation_of(form, name)
+    dispatch, activation = sort_by_expert(routing, num_experts), activation_of(form, name)
     dy_TD = numbers(9, *x_TD.shape).to(x_TD)
     expected = expected_of(form, name, x_TD, dispatch, weights, dy_TD)
-    clean_weight_N = dispatch.weight_N
     x_TD, dispatch = poison(x_TD, dispatch)
     dy_TD = dy_TD.masked_fill(x_TD.isnan(), torch.nan)
 
-    y_TD, h_NG = forward(x_TD, dispatch, weights, activation)
-    gradients = backward(dy_TD, x_TD, h_NG, dispatch, weights, activation, needs)
+    y_TD, saved = forward(x_TD, dispatch, weights, activation)
+    gradients = backward(dy_TD, x_TD, saved, dispatch, weights, activation, needs)
 
     close(y_TD, expected.y_TD, x_TD.dtype, f"{form} {name}: value")
+    assert saved[0][int(dispatch.bounds[-1]) :].isnan().all(), "a dead row of h was written"
     for what, actual, wanted in zip(Gradients._fields, gradients, expected.gradients):
         if wanted is None:
             assert actual is None
         else:
-            kind = clean_weight_N.dtype if what == "weight_N" else x_TD.dtype
+            kind = dispatch.weight_N.dtype if what == "weight_N" else x_TD.dtype
             close(actual, wanted, x_TD.dtype, f"{form} {name}: gradient of {what}", kind)
 
 

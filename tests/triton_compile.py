@@ -17,9 +17,10 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.autotuner import Autotuner
 from triton.runtime.jit import JITFunction
-from triton_cases import ALL, activation_of, random_routing, random_weights, static_dispatch
+from triton_cases import ALL, activation_of, random_routing, random_weights
 
 from sparsemix.kernels.triton.backend import backward, forward
+from sparsemix.routing import sort_by_expert
 
 KINDS = {
     torch.float32: "*fp32",
@@ -74,11 +75,11 @@ def main(target: str, form: str, dtype: str, tilings: str = "first") -> None:
 
     JITFunction.run, Autotuner.run = launch, launch_tuned
     kind = getattr(torch, dtype)
-    dispatch = static_dispatch(random_routing(4096, 4, 2), 4)
+    dispatch = sort_by_expert(random_routing(4096, 4, 2), 4)
     weights, activation = random_weights(form, 4, 256, 512, kind), activation_of(form, "silu")
     x_TD = numbers(0, 4096, 256).to(kind)
-    _, h_NG = forward(x_TD, dispatch, weights, activation)
-    backward(x_TD, x_TD, h_NG, dispatch, weights, activation, ALL)
+    _, saved = forward(x_TD, dispatch, weights, activation)
+    backward(x_TD, x_TD, saved, dispatch, weights, activation, ALL)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 pytest.importorskip("triton")
 
+import triton
+import triton.language as tl
 from triton_cases import (
     ALL,
     FORMS,
@@ -19,16 +21,16 @@ from triton_cases import (
     check,
     random_routing,
     random_weights,
-    static_dispatch,
 )
 
 from sparsemix.kernels import Gated
 from sparsemix.kernels.triton import refuses
 from sparsemix.kernels.triton.backend import backward, forward
 from sparsemix.kernels.triton.combine import combine, rows_of_tokens
-from sparsemix.kernels.triton.schedule import tile_rows
+from sparsemix.kernels.triton.schedule import place_in_group, tile_rows
 from sparsemix.kernels.triton.tuning import INTERPRETED, block_rows, dot_precision
 from sparsemix.kernels.weights import ExpertWeights, Gradients, Needs
+from sparsemix.routing import sort_by_expert
 
 pytestmark = pytest.mark.skipif(not INTERPRETED, reason="Triton was imported without TRITON_INTERPRET=1")
 
@@ -87,11 +89,11 @@ def test_combine_weights_of_float64_get_a_gradient_of_float64():
 
 
 def run(needs: Needs = ALL, form: str = "gated_biased"):
-    dispatch = static_dispatch(random_routing(20, 3, 2, live=0.9), 3)
+    dispatch = sort_by_expert(random_routing(20, 3, 2, live=0.9), 3)
     x_TD, dy_TD = numbers(5, 20, 18).float(), numbers(6, 20, 18).float()
     weights, activation = random_weights(form, 3, 18, 24, torch.float32), activation_of(form, "silu")
-    y_TD, h_NG = forward(x_TD, dispatch, weights, activation)
-    return y_TD, backward(dy_TD, x_TD, h_NG, dispatch, weights, activation, needs)
+    y_TD, saved = forward(x_TD, dispatch, weights, activation)
+    return y_TD, backward(dy_TD, x_TD, saved, dispatch, weights, activation, needs)
 
 
 @pytest.fixture(scope="module")
@@ -117,23 +119,23 @@ def test_no_gradient_at_all():
 
 
 def test_gradients_lie_in_memory_as_the_weights_do():
-    dispatch = static_dispatch(random_routing(5, 3, 2), 3)
+    dispatch = sort_by_expert(random_routing(5, 3, 2), 3)
     weights, x_TD = random_weights("gated", 3, 6, 5, torch.float32, transposed=True), numbers(5, 5, 6).float()
-    y_TD, h_NG = forward(x_TD, dispatch, weights, Gated("silu"))
-    gradients = backward(y_TD, x_TD, h_NG, dispatch, weights, Gated("silu"), ALL)
+    y_TD, saved = forward(x_TD, dispatch, weights, Gated("silu"))
+    gradients = backward(y_TD, x_TD, saved, dispatch, weights, Gated("silu"), ALL)
     assert gradients.up_EGD.stride() == weights.up_EGD.stride()
     assert gradients.down_EDF.stride() == weights.down_EDF.stride()
 
 
 def test_tokens_and_gradients_that_are_not_contiguous():
-    dispatch = static_dispatch(random_routing(5, 3, 2), 3)
+    dispatch = sort_by_expert(random_routing(5, 3, 2), 3)
     weights, x_TD = random_weights("gated", 3, 6, 5, torch.float32), numbers(5, 5, 6).float()
-    y_TD, h_NG = forward(x_TD, dispatch, weights, Gated("silu"))
+    y_TD, saved = forward(x_TD, dispatch, weights, Gated("silu"))
     strided_TD = x_TD.T.contiguous().T
     assert torch.equal(forward(strided_TD, dispatch, weights, Gated("silu"))[0], y_TD)
     ones = torch.ones(5, 6)
-    wanted = backward(ones, x_TD, h_NG, dispatch, weights, Gated("silu"), ALL)
-    found = backward(torch.ones(()).expand(5, 6), strided_TD, h_NG, dispatch, weights, Gated("silu"), ALL)
+    wanted = backward(ones, x_TD, saved, dispatch, weights, Gated("silu"), ALL)
+    found = backward(torch.ones(()).expand(5, 6), strided_TD, saved, dispatch, weights, Gated("silu"), ALL)
     assert all(torch.equal(*pair) for pair in zip(found[:4], wanted[:4]))
 
 
@@ -154,9 +156,24 @@ def test_tiles_cover_each_live_row_once_and_no_other(loads, dead):
     assert sorted(covered) == list(range(sum(loads)))
 
 
+@pytest.mark.parametrize(("rows", "columns", "group"), [(1, 1, 8), (5, 3, 2), (7, 2, 8), (16, 5, 8)])
+def test_each_tile_has_its_place(rows, columns, group):
+    places = torch.empty(rows * columns, dtype=torch.int32)
+    _place_kernel[(rows * columns,)](places, rows, COLUMNS=columns, GROUP=group)
+    assert sorted(places.tolist()) == list(range(rows * columns))
+    down_a_column = places[: min(rows, group)].tolist()
+    assert down_a_column == [row * columns for row in range(min(rows, group))]
+
+
+@triton.jit
+def _place_kernel(place_ptr, num_rows, COLUMNS: tl.constexpr, GROUP: tl.constexpr):
+    row, column = place_in_group(tl.program_id(0), num_rows, COLUMNS, GROUP)
+    tl.store(place_ptr + tl.program_id(0), row * COLUMNS + column)
+
+
 @pytest.mark.parametrize("ragged", [True, False])
 def test_combine_never_reads_dead_rows(ragged):
-    dispatch = static_dispatch(random_routing(8, 3, 2, live=0.5, ragged=ragged), 3)
+    dispatch = sort_by_expert(random_routing(8, 3, 2, live=0.5, ragged=ragged), 3)
     num_live = int(dispatch.bounds[-1])
     y_ND = numbers(0, 16, 5).float()
     y_ND[num_live:] = torch.nan

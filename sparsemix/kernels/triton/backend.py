@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -17,15 +19,17 @@ from sparsemix.kernels.weights import ExpertWeights, Gradients, Needs
 from sparsemix.routing import Dispatch
 
 
-def forward(x_TD: Tensor, dispatch: Dispatch, weights: ExpertWeights, activation: Activation) -> tuple[Tensor, Tensor]:
-    """(y_TD, h_NG): y_t = sum over the live rows n of token t of w_n (W_down act(h_n) + b_down), h_n = W_up x_t + b_up.
+def forward(
+    x_TD: Tensor, dispatch: Dispatch, weights: ExpertWeights, activation: Activation
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """(y_TD, (h_NG,)): y_t = sum over the live rows n of token t of w_n (W_down act(h_n) + b_down).
 
     Nothing waits for the device, and no size depends on the load: a CUDA graph can hold it once the tile sizes have
     been tuned, which the first call does. Dead rows of h are not written.
     """
     num_rows = len(dispatch.token_N)
     if num_rows == 0:
-        return torch.zeros_like(x_TD), x_TD.new_empty(0, weights.up_EGD.shape[1])
+        return torch.zeros_like(x_TD), (x_TD.new_empty(0, weights.up_EGD.shape[1]),)
     with torch.cuda.device_of(x_TD):
         tiles = tile_rows(dispatch.bounds, num_rows)
         h_NG, wa_NF = up_projection(
@@ -38,13 +42,13 @@ def forward(x_TD: Tensor, dispatch: Dispatch, weights: ExpertWeights, activation
             tiles,
         )
         y_ND = grouped_matmul(wa_NF, weights.down_EDF, tiles, weights.down_bias_ED, dispatch.weight_N)
-        return combine(y_ND, rows_of_tokens(dispatch, len(x_TD)), dispatch.bounds, len(x_TD)), h_NG
+        return combine(y_ND, rows_of_tokens(dispatch, len(x_TD)), dispatch.bounds, len(x_TD)), (h_NG,)
 
 
 def backward(
     dy_TD: Tensor,
     x_TD: Tensor,
-    h_NG: Tensor,
+    saved: Sequence[Tensor],
     dispatch: Dispatch,
     weights: ExpertWeights,
     activation: Activation,
@@ -57,6 +61,7 @@ def backward(
     if len(dispatch.token_N) == 0:
         return _zeros(x_TD, dispatch, weights, needs)
     with torch.cuda.device_of(x_TD):
+        (h_NG,) = saved
         return _backward(dy_TD.contiguous(), x_TD.contiguous(), h_NG, dispatch, weights, activation, needs)
 
 
