@@ -156,6 +156,15 @@ def test_tiles_cover_each_live_row_once_and_no_other(loads, dead):
     assert sorted(covered) == list(range(sum(loads)))
 
 
+def test_tiles_of_very_many_experts():
+    expert_N = torch.randint(0, 9000, (40,)).sort().values
+    bounds = torch.searchsorted(expert_N, torch.arange(9001), out_int32=True)
+    tiles = tile_rows(bounds, 40)
+    used = tiles.expert < 9000
+    assert tiles.expert[used].tolist() == expert_N.unique().tolist()
+    assert tiles.row[used].tolist() == bounds[expert_N.unique()].tolist()
+
+
 @pytest.mark.parametrize(("rows", "columns", "group"), [(1, 1, 8), (5, 3, 2), (7, 2, 8), (16, 5, 8)])
 def test_each_tile_has_its_place(rows, columns, group):
     places = torch.empty(rows * columns, dtype=torch.int32)

@@ -48,7 +48,8 @@ def tile_rows(bounds: Tensor, num_rows: int) -> Tiles:
     # Each expert has at most one tile that is not full, and each tile at least one row.
     num_slots = min(num_rows, num_rows // block + num_experts)
     expert, row = torch.empty(2, num_slots, dtype=torch.int32, device=bounds.device).unbind(0)
-    block_slots = 16
+    block_experts = triton.next_power_of_2(num_experts)
+    block_slots = max(1, min(16, 8192 // block_experts))  # what a program holds is their product
     _schedule_kernel[(triton.cdiv(num_slots, block_slots),)](
         bounds,
         expert,
@@ -57,7 +58,7 @@ def tile_rows(bounds: Tensor, num_rows: int) -> Tiles:
         num_slots,
         BLOCK_M=block,
         BLOCK_SLOTS=block_slots,
-        BLOCK_E=triton.next_power_of_2(num_experts),
+        BLOCK_E=block_experts,
     )
     return Tiles(expert, row, bounds, block)
 
