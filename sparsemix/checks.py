@@ -13,6 +13,7 @@ EXTRAS = {
     "matplotlib": "plot",
     "tensorboard": "tensorboard",
     "transformers": "bench",
+    "triton": "triton",
 }
 
 

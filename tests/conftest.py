@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,9 @@ import pytest
 import torch
 
 import sparsemix
+
+if not torch.cuda.is_available():  # Triton's kernels then run in its interpreter; it looks when it is imported
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 PACKAGE = str(Path(sparsemix.__file__).parent)
 SHAPE = re.compile(r"_((?=.*[A-Z])[BSTDFEeKNRCGHAVLP0-9]+)$")  # the letters of the package's legend; a digit is itself

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 
 import sparsemix
+from sparsemix.allocator import keep_freed_memory
 from sparsemix.cli.errors import user_error
 
 # Written out by hand, so that the root's help imports no verb, and so neither torch nor numpy nor pydantic.
@@ -57,6 +58,7 @@ def _dispatch(args: list[str]) -> int:
         near = difflib.get_close_matches(verb, VERBS, n=1)
         remedy = f"did you mean {near[0]}?" if near else "see sparsemix --help"
         raise ValueError(f"verb: must be one of {', '.join(VERBS)}, got {verb!r}; {remedy}")
+    keep_freed_memory()
     return importlib.import_module(f"sparsemix.cli.{verb}").run(rest)
 
 

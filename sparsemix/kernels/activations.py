@@ -15,6 +15,11 @@ class Activation(Protocol):
     """Maps the pre-activation h to the F numbers that the down projection reads."""
 
     @property
+    def name(self) -> ActivationName:
+        """Of the pointwise function."""
+        ...
+
+    @property
     def width(self) -> int:
         """Size of h over F: 2 for gated, 1 for plain."""
         ...

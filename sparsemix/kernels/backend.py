@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, Protocol
 
 from torch import Tensor
 
 from sparsemix.checks import check
-from sparsemix.kernels import cpu, native
+from sparsemix.kernels import cpu, native, triton
 from sparsemix.kernels.activations import Activation
 from sparsemix.kernels.weights import ExpertWeights, Gradients, Needs
 from sparsemix.routing import Dispatch
 
-BackendName = Literal["auto", "reference", "cpu", "native"]
+BackendName = Literal["auto", "reference", "cpu", "native", "triton"]
 
 
 class Backend(Protocol):
@@ -49,24 +50,36 @@ class Choice(NamedTuple):
 
 
 def choose_backend(name: BackendName, x_TD: Tensor, weights: ExpertWeights) -> Choice:
-    """The back end of that name; `auto` is `native` on a GPU where it can serve the tensors, and `cpu` elsewhere.
+    """The back end of that name; `auto` is `cpu` on a CPU, and on a GPU the first of `native` and `triton` that can.
 
     Raises:
-        ValueError: `native` was asked for and cannot serve the type or the sizes of the tensors.
+        ValueError: the one asked for cannot serve the tensors.
     """
-    refusal = native.refuses(x_TD, weights)
     asked = "the config asks for it"
     match name:
         case "reference":
             return Choice("reference", asked, None)
         case "cpu":
             return Choice("cpu", asked, cpu)
-        case "native":
-            check(not refusal, "backend", "native must be able to serve the tensors", refusal, "use backend='auto'")
-            return Choice("native", asked, native.BACKEND)
+        case "native" | "triton":
+            refusal = (native if name == "native" else triton).refuses(x_TD, weights)
+            check(not refusal, "backend", f"{name} must be able to serve the tensors", refusal, "use backend='auto'")
+            return Choice(name, asked, native.BACKEND if name == "native" else _triton())
         case "auto":
-            if not x_TD.is_cuda:
-                return Choice("cpu", f"the device is {x_TD.device}", cpu)
-            if refusal:
-                return Choice("cpu", f"grouped_mm refuses {refusal}", cpu)
-            return Choice("native", "grouped_mm can serve the sizes and the type", native.BACKEND)
+            return _first_that_can(x_TD, weights)
+
+
+def _first_that_can(x_TD: Tensor, weights: ExpertWeights) -> Choice:
+    if not x_TD.is_cuda:
+        return Choice("cpu", f"the device is {x_TD.device}", cpu)
+    of_native, of_triton = native.refuses(x_TD, weights), triton.refuses(x_TD, weights)
+    if not of_native:
+        return Choice("native", "grouped_mm can serve the sizes and the type", native.BACKEND)
+    if not of_triton:
+        return Choice("triton", f"grouped_mm refuses {of_native}", _triton())
+    return Choice("cpu", f"grouped_mm refuses {of_native}, and triton {of_triton}", cpu)
+
+
+def _triton() -> Backend:
+    """Imported where it is used, since it imports Triton."""
+    return importlib.import_module("sparsemix.kernels.triton.backend")  # pyright: ignore[reportReturnType]

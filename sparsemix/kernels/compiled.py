@@ -22,7 +22,6 @@ def expert_mlp(
     x_TD: Tensor, dispatch: Dispatch, weights: ExpertWeights, activation: Activation, backend: BackendName
 ) -> Tensor:
     """As `kernels.expert_mlp.expert_mlp`, in one node of the graph."""
-    assert isinstance(activation, Plain | Gated)
     *indices, all_live = dispatch
     return _forward(x_TD, *weights, *indices, all_live, activation.name, activation.width, backend)
 

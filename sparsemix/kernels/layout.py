@@ -13,7 +13,7 @@ from sparsemix.kernels.combine import gather_sum
 from sparsemix.kernels.gemm import round_up
 from sparsemix.routing import Dispatch
 
-ROWS = 1024
+ROWS = 512
 """Rows of a block, at most: few enough for what is between the products to stay in the cache."""
 
 

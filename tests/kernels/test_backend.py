@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sparsemix import GLUExpertsConfig, MoEConfig
-from sparsemix.kernels import ExpertWeights, choose_backend, cpu, native
+from sparsemix.kernels import ExpertWeights, choose_backend, cpu, native, triton
 
 
 def tensors(dim: int, hidden: int, dtype: torch.dtype = torch.float32):
@@ -38,3 +38,33 @@ def test_a_layer_asked_for_native_does_not_fall_back_silently():
     experts = GLUExpertsConfig(hidden=3, backend="native")
     with pytest.raises(ValueError, match=r"^backend: native must be able"):
         MoEConfig(num_experts=2, experts=experts).build(4)(torch.randn(2, 4))
+
+
+def test_triton_where_it_is_asked_for_and_can_serve():
+    backend = pytest.importorskip("sparsemix.kernels.triton.backend")
+    assert choose_backend("triton", *tensors(5, 3)) == ("triton", "the config asks for it", backend)
+    with pytest.raises(ValueError, match=r"^backend: triton must be able .*dtype torch\.float64; use backend='auto'$"):
+        choose_backend("triton", *tensors(4, 4, torch.float64))
+
+
+def test_triton_needs_triton(monkeypatch):
+    monkeypatch.setattr(triton.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"^backend: triton must .*an installation without triton"):
+        choose_backend("triton", *tensors(4, 4))
+
+
+def test_a_layer_by_triton_is_the_layer_by_the_cpu():
+    pytest.importorskip("triton")
+    layers = [
+        MoEConfig(num_experts=3, experts=GLUExpertsConfig(hidden=5, backend=backend)).build(4)
+        for backend in ("triton", "cpu")
+    ]
+    layers[0].load_state_dict(layers[1].state_dict())
+    x_TD = torch.randn(7, 4)
+    found = []
+    for moe in layers:
+        y_TD, _ = moe(x_TD)
+        y_TD.square().sum().backward()
+        found.append([y_TD.detach(), *(parameter.grad for parameter in moe.parameters())])
+    for actual, expected in zip(*found):
+        torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)

@@ -1,9 +1,5 @@
 """The Triton back end in Triton's interpreter against a loop over rows in float64: the value and all gradients."""
 
-import os
-
-os.environ.setdefault("TRITON_INTERPRET", "1")
-
 import pytest
 import torch
 from cases import ACTIVATIONS, edge_lists, numbers
@@ -35,7 +31,7 @@ from sparsemix.routing import sort_by_expert
 pytestmark = pytest.mark.skipif(not INTERPRETED, reason="Triton was imported without TRITON_INTERPRET=1")
 
 
-@settings(max_examples=24)
+@settings(max_examples=8)
 @given(
     edge_lists(),
     st.sampled_from([1, 5, 16, 33]),
@@ -58,6 +54,7 @@ def test_every_activation(form, name):
     check(form, name, x_TD, random_routing(6, 2, 2), 2, random_weights(form, 2, 17, 20, torch.float32))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("form", "ragged"), [("gated", True), ("gated_biased", False), ("biased", True)])
 def test_many_tiles_with_some_rows_dead(form, ragged):
     routing = random_routing(36, 2, 2, live=0.8, ragged=ragged)
@@ -76,6 +73,7 @@ def test_corners(num_tokens, num_experts, k, live, ragged):
     check("gated_biased", "silu", numbers(5, num_tokens, 6).float(), routing, num_experts, weights)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["gated", "biased"])
 def test_float16(form):
     weights = random_weights(form, 3, 24, 40, torch.float16)
@@ -139,7 +137,7 @@ def test_tokens_and_gradients_that_are_not_contiguous():
     assert all(torch.equal(*pair) for pair in zip(found[:4], wanted[:4]))
 
 
-@settings(max_examples=50)
+@settings(max_examples=20)
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=9), st.integers(0, 20))
 def test_tiles_cover_each_live_row_once_and_no_other(loads, dead):
     bounds = torch.tensor([0, *loads]).cumsum(0).int()
