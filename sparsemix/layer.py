@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from sparsemix.checks import check
 from sparsemix.config import config
-from sparsemix.experts import DenseConfig, Experts, ExpertsConfig
+from sparsemix.experts import DenseConfig, Experts, ExpertsConfig, GLUExperts, MLPExperts
+from sparsemix.kernels import can_go_alone
 from sparsemix.routers import Router, TopKRouterConfig
 from sparsemix.routing import Routing, TokenInfo, sort_by_expert
 
@@ -23,6 +24,12 @@ def moe_forward(x_TD: Tensor, routing: Routing, experts: Experts) -> tuple[Tenso
     Returns:
         (T, D) in the dtype of x, and the routing with the routings of mixtures used as experts attached.
     """
+    if (
+        can_go_alone(x_TD)
+        and isinstance(experts, GLUExperts | MLPExperts)
+        and experts.config.backend in ("auto", "cpu")
+    ):
+        return experts.one_token(x_TD, routing), routing
     y_TD, inner = experts(x_TD, sort_by_expert(routing, experts.num_experts))
     return y_TD, routing._replace(inner=inner)
 

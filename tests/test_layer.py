@@ -411,3 +411,26 @@ def test_a_loop_with_balance_loss_trains_and_balances():
         optimizer.step()
     assert loss.item() < 0.5 * first
     assert torch.bincount(routing.expert_N, minlength=4).min() > 0
+
+
+@pytest.mark.parametrize("capacity", [None, 0.1])
+@pytest.mark.parametrize("valid", [None, True, False])
+@pytest.mark.parametrize("experts", [GLUExpertsConfig(hidden=4), MLPExpertsConfig(hidden=4, bias=True)])
+def test_one_token_without_gradient_is_what_it_is_with(experts, valid, capacity):
+    router = TopKRouterConfig(k=3, capacity_factor_eval=capacity)
+    moe, x_TD = build(5, experts=experts, router=router, shared=experts).eval(), numbers(60, 1, DIM)
+    info = None if valid is None else TokenInfo(valid_T=torch.tensor([valid]))
+    expected, routing = moe(x_TD, info=info)
+    with torch.no_grad():
+        actual, again = moe(x_TD, info=info)
+    same(actual, expected.detach())
+    same(again.weight_N, routing.weight_N.detach())
+    assert not actual.requires_grad
+
+
+def test_one_token_is_not_sorted(monkeypatch):
+    monkeypatch.setattr("sparsemix.layer.sort_by_expert", None)
+    with torch.no_grad():
+        build(3)(numbers(60, 1, DIM))
+        with pytest.raises(TypeError):
+            build(3)(numbers(60, 2, DIM))

@@ -7,6 +7,7 @@ from sparsemix.kernels.expert_mlp import expert_mlp
 from sparsemix.kernels.gemm import add_product, product
 from sparsemix.kernels.linear import linear
 from sparsemix.kernels.memory import fresh
+from sparsemix.kernels.one_token import can_go_alone, one_token
 from sparsemix.kernels.weights import ExpertWeights
 
 __all__ = [
@@ -18,10 +19,12 @@ __all__ = [
     "Gated",
     "Plain",
     "add_product",
+    "can_go_alone",
     "choose_backend",
     "combine",
     "expert_mlp",
     "fresh",
     "linear",
+    "one_token",
     "product",
 ]

@@ -1,0 +1,33 @@
+"""One token through its experts, as in generation: no sort and no gather, each weight read once."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sparsemix.kernels.activations import Activation
+from sparsemix.kernels.weights import ExpertWeights
+from sparsemix.routing import Routing
+
+
+def can_go_alone(x_TD: Tensor) -> bool:
+    """Whether it is one token, on a CPU, of which nobody wants a gradient."""
+    alone = len(x_TD) == 1 and x_TD.device.type == "cpu" and not torch.is_grad_enabled()
+    return alone and not torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling()
+
+
+def one_token(x_1D: Tensor, routing: Routing, weights: ExpertWeights, activation: Activation) -> Tensor:
+    """y = sum over the live edges n of w_n (W_down act(W_up x + b_up) + b_down); (1, D), without autograd."""
+    x_D = x_1D[0]
+    y_D = x_D.new_zeros(weights.down_EDF.shape[1])
+    live = [True] * len(routing.expert_N) if routing.live_N is None else routing.live_N.tolist()
+    for expert, weight, is_live in zip(routing.expert_N.tolist(), routing.weight_N.tolist(), live):
+        if not is_live:
+            continue
+        h_G = torch.mv(weights.up_EGD[expert], x_D)
+        if weights.up_bias_EG is not None:
+            h_G += weights.up_bias_EG[expert]
+        y_D.addmv_(weights.down_EDF[expert], activation.forward(h_G), alpha=weight)
+        if weights.down_bias_ED is not None:
+            y_D.add_(weights.down_bias_ED[expert], alpha=weight)
+    return y_D[None]
