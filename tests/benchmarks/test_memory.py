@@ -9,6 +9,7 @@ import torch
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.slow
 def test_memory(tmp_path):
     importlib.import_module("memory").main(["--toy", "--threads", "1", "--out", str(tmp_path)])
     result = json.loads((tmp_path / "memory.json").read_text())

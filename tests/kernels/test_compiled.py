@@ -32,7 +32,7 @@ def run(layer, x_TD, info=None):
     return [y_TD.detach(), x_TD.grad, routing.weight_N.detach()]
 
 
-@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("padded", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("router", ROUTERS)
 @pytest.mark.parametrize("experts", EXPERTS)
 def test_a_layer_compiles_whole_and_is_what_it_was(experts, router, padded):

@@ -47,6 +47,7 @@ def test_any_routing(case, dim, hidden, form, name, transposed):
     check(form, name, numbers(5, num_tokens, dim).float(), routing, num_experts, weights)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ACTIVATIONS)
 @pytest.mark.parametrize("form", ["gated", "plain"])
 def test_every_activation(form, name):
