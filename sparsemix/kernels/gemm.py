@@ -52,6 +52,8 @@ def onednn_pays(a_MK: Tensor, b_KN: Tensor) -> bool:
     if not _takes(a_MK):
         return False
     multiply_adds = a_MK.shape[0] * a_MK.shape[1] * b_KN.shape[1]
+    if len(a_MK) == 1:  # as fast as memory is read, which oneDNN does with all threads
+        return multiply_adds >= SMALL // 4
     if a_MK.stride(1) == 1:
         return multiply_adds >= SMALL
     return multiply_adds >= 2 * SMALL and b_KN.shape[1] >= NARROW
