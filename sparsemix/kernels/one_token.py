@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from sparsemix.kernels.activations import Activation
+from sparsemix.kernels.gemm import product
 from sparsemix.kernels.weights import ExpertWeights
 from sparsemix.routing import Routing
 
@@ -18,16 +19,15 @@ def can_go_alone(x_TD: Tensor) -> bool:
 
 def one_token(x_1D: Tensor, routing: Routing, weights: ExpertWeights, activation: Activation) -> Tensor:
     """y = sum over the live edges n of w_n (W_down act(W_up x + b_up) + b_down); (1, D), without autograd."""
-    x_D = x_1D[0]
-    y_D = x_D.new_zeros(weights.down_EDF.shape[1])
+    y_1D = x_1D.new_zeros(1, weights.down_EDF.shape[1])
     live = [True] * len(routing.expert_N) if routing.live_N is None else routing.live_N.tolist()
     for expert, weight, is_live in zip(routing.expert_N.tolist(), routing.weight_N.tolist(), live):
         if not is_live:
             continue
-        h_G = torch.mv(weights.up_EGD[expert], x_D)
+        h_1G = product(x_1D, weights.up_EGD[expert].T)
         if weights.up_bias_EG is not None:
-            h_G += weights.up_bias_EG[expert]
-        y_D.addmv_(weights.down_EDF[expert], activation.forward(h_G), alpha=weight)
+            h_1G += weights.up_bias_EG[expert]
+        y_1D.add_(product(activation.forward(h_1G), weights.down_EDF[expert].T), alpha=weight)
         if weights.down_bias_ED is not None:
-            y_D.add_(weights.down_bias_ED[expert], alpha=weight)
-    return y_D[None]
+            y_1D.add_(weights.down_bias_ED[expert], alpha=weight)
+    return y_1D

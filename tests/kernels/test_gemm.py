@@ -43,6 +43,8 @@ def test_sizes_decide_who_computes(monkeypatch):
     assert gemm.onednn_pays(large, narrow)
     assert not gemm.onednn_pays(large.T, narrow)  # a copy of a for few columns
     assert not gemm.onednn_pays(large[:4], narrow)
+    assert not gemm.onednn_pays(large[:1], large)
+    assert gemm.onednn_pays(torch.empty(1, 2048), torch.empty(2048, 512))
     assert not gemm.onednn_pays(large.double(), large.double())
     with torch.autocast("cpu", torch.bfloat16):
         assert not gemm.onednn_pays(large, large)
