@@ -19,6 +19,7 @@ def run(name, folder):
     return json.loads(path.read_text())
 
 
+@pytest.mark.slow
 def test_train_throughput(tmp_path):
     result = run("train_throughput", tmp_path)
     (shape,) = result["shapes"]
@@ -77,6 +78,7 @@ def test_tokens_in_rotation_visit_every_expert_once():
     assert sorted(visited) == list(range(12))
 
 
+@pytest.mark.slow
 def test_generation(tmp_path):
     result = run("generation", tmp_path)
     for what, limit in (("decode", "at least 2.0"), ("prefill", "at least 1.2")):

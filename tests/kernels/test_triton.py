@@ -62,6 +62,7 @@ def test_many_tiles_with_some_rows_dead(form, ragged):
     check(form, "silu", numbers(5, 36, 21).float(), routing, 2, random_weights(form, 2, 21, 50, torch.float32))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("num_tokens", "num_experts", "k", "live"),
     [(0, 3, 2, 1.0), (1, 3, 2, 1.0), (5, 4, 4, 1.0), (37, 1, 1, 1.0), (6, 3, 2, 0.0), (1, 1, 1, 0.0)],
@@ -100,12 +101,14 @@ def everything():
     return run()
 
 
+@pytest.mark.slow
 def test_two_runs_agree_in_every_bit(everything):
     (y_TD, gradients), (again_TD, gradients_again) = everything, run()
     assert torch.equal(y_TD, again_TD)
     assert all(torch.equal(*pair) for pair in zip(gradients, gradients_again))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wanted", Needs._fields)
 def test_one_gradient_alone_is_the_same_and_no_other_is_made(wanted, everything):
     _, found = run(Needs(**{name: name == wanted for name in Needs._fields}))
