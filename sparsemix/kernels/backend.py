@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, Protocol
 
 from torch import Tensor
 
 from sparsemix.checks import check
-from sparsemix.kernels import cpu, native, triton
+from sparsemix.kernels import cpp, cpu, native, triton
 from sparsemix.kernels.activations import Activation
 from sparsemix.kernels.weights import ExpertWeights, Gradients, Needs
 from sparsemix.routing import Dispatch
 
-BackendName = Literal["auto", "reference", "cpu", "native", "triton"]
+BackendName = Literal["auto", "reference", "cpp", "cpu", "native", "triton"]
 
 
 class Backend(Protocol):
@@ -50,7 +50,7 @@ class Choice(NamedTuple):
 
 
 def choose_backend(name: BackendName, x_TD: Tensor, weights: ExpertWeights) -> Choice:
-    """The back end of that name; `auto` is `cpu` on a CPU, and on a GPU the first of `native` and `triton` that can.
+    """The back end of that name; `auto` is the first that can: of `cpp` and `cpu`, on a GPU of `native` and `triton`.
 
     Raises:
         ValueError: the one asked for cannot serve the tensors.
@@ -61,17 +61,25 @@ def choose_backend(name: BackendName, x_TD: Tensor, weights: ExpertWeights) -> C
             return Choice("reference", asked, None)
         case "cpu":
             return Choice("cpu", asked, cpu)
-        case "native" | "triton":
-            refusal = (native if name == "native" else triton).refuses(x_TD, weights)
-            check(not refusal, "backend", f"{name} must be able to serve the tensors", refusal, "use backend='auto'")
-            return Choice(name, asked, native.BACKEND if name == "native" else _triton())
+        case "cpp":
+            return _if_it_can(name, cpp.refuses(x_TD, weights), lambda: cpp)
+        case "native":
+            return _if_it_can(name, native.refuses(x_TD, weights), lambda: native.BACKEND)
+        case "triton":
+            return _if_it_can(name, triton.refuses(x_TD, weights), _triton)
         case "auto":
             return _first_that_can(x_TD, weights)
 
 
+def _if_it_can(name: BackendName, refusal: str, ops: Callable[[], Backend]) -> Choice:
+    check(not refusal, "backend", f"{name} must be able to serve the tensors", refusal, "use backend='auto'")
+    return Choice(name, "the config asks for it", ops())
+
+
 def _first_that_can(x_TD: Tensor, weights: ExpertWeights) -> Choice:
     if not x_TD.is_cuda:
-        return Choice("cpu", f"the device is {x_TD.device}", cpu)
+        of_cpp = cpp.refuses(x_TD, weights)
+        return Choice("cpu", f"cpp refuses {of_cpp}", cpu) if of_cpp else Choice("cpp", "float32 on a CPU", cpp)
     of_native, of_triton = native.refuses(x_TD, weights), triton.refuses(x_TD, weights)
     if not of_native:
         return Choice("native", "grouped_mm can serve the sizes and the type", native.BACKEND)

@@ -9,12 +9,16 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from sparsemix.kernels import cpp
 from sparsemix.kernels.gemm import onednn_pays, product
+from sparsemix.kernels.one_token import can_go_alone
 
 
 def linear(x: Tensor, w_FD: Tensor, bias_F: Tensor | None = None) -> Tensor:
     """x W^T + b over the last axis of x (..., D); (..., F). `F.linear` wherever that is as fast."""
     x_TD = x.reshape(-1, x.shape[-1])
+    if can_go_alone(x_TD) and x.dtype == w_FD.dtype and cpp.takes_one_row(w_FD, bias_F):
+        return cpp.one_row(x_TD, w_FD, bias_F).view(*x.shape[:-1], len(w_FD))
     if x.dtype != w_FD.dtype or not onednn_pays(x_TD, w_FD.T):
         return F.linear(x, w_FD, bias_F)
     y = _Linear.apply(x_TD, w_FD).view(*x.shape[:-1], len(w_FD))

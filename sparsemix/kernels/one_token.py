@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sparsemix.kernels import cpp
 from sparsemix.kernels.activations import Activation
 from sparsemix.kernels.gemm import product
 from sparsemix.kernels.weights import ExpertWeights
@@ -19,6 +20,9 @@ def can_go_alone(x_TD: Tensor) -> bool:
 
 def one_token(x_1D: Tensor, routing: Routing, weights: ExpertWeights, activation: Activation) -> Tensor:
     """y = sum over the live edges n of w_n (W_down act(W_up x + b_up) + b_down); (1, D), without autograd."""
+    if cpp.takes_one_token(x_1D, weights):
+        live = slice(None) if routing.live_N is None else routing.live_N
+        return cpp.one_token(x_1D, routing.expert_N[live], routing.weight_N[live], weights, activation)
     y_1D = x_1D.new_zeros(1, weights.down_EDF.shape[1])
     live = [True] * len(routing.expert_N) if routing.live_N is None else routing.live_N.tolist()
     for expert, weight, is_live in zip(routing.expert_N.tolist(), routing.weight_N.tolist(), live):

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -14,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from sparsemix.checks import check
 from sparsemix.config import config
 from sparsemix.experts import DenseConfig
+from sparsemix.kernels import linear
 from sparsemix.layer import MoE, MoEConfig
 from sparsemix.models.attention import AttentionConfig, AttentionMask, attention_mask
 from sparsemix.models.cache import KVCache, LayerCache
@@ -192,7 +192,7 @@ class Decoder(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Unembed hidden states (..., D): (..., V), the same dtype."""
-        return F.linear(hidden, self.unembed_VD)
+        return linear(hidden, self.unembed_VD)
 
     def new_cache(self, batch_size: int, max_length: int) -> KVCache:
         """An empty key-value cache for sequences of at most `max_length` tokens, padding included."""

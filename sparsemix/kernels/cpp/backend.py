@@ -1,0 +1,88 @@
+"""Experts on the CPU by compiled code: nothing between its matrix products leaves the cache, whatever their sizes."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from sparsemix.kernels.activations import Activation
+from sparsemix.kernels.combine import gather_sum
+from sparsemix.kernels.cpp.call import Call
+from sparsemix.kernels.cpp.library import library
+from sparsemix.kernels.memory import fresh
+from sparsemix.kernels.weights import ExpertWeights, Gradients, Needs
+from sparsemix.routing import Dispatch
+
+
+def refuses(x_TD: Tensor, weights: ExpertWeights) -> str:
+    """What it cannot serve of these tensors; empty if it can."""
+    for tensor in (x_TD, *weights):
+        if tensor is not None and tensor.device.type != "cpu":
+            return f"the device {tensor.device}"
+        if tensor is not None and tensor.dtype != torch.float32:
+            return f"the type {tensor.dtype}"
+    return library().reason
+
+
+def forward(
+    x_TD: Tensor, dispatch: Dispatch, weights: ExpertWeights, activation: Activation
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """(y_TD, saved): the combined outputs, and the pre-activation in panels of as many tokens as a vector has lanes."""
+    functions, call = _functions(), _call(x_TD, dispatch, weights, activation)
+    lanes = functions.sparsemix_lanes()
+    panels = sum(-(-(end - start) // lanes) for start, end in pairwise(dispatch.bounds.tolist()))
+    saved_RG = fresh(x_TD, panels * lanes, weights.up_EGD.shape[1])
+    call.point(saved=saved_RG)
+    return _rows_combined(functions.sparsemix_forward, call, x_TD, dispatch), (saved_RG,)
+
+
+def backward(
+    dy_TD: Tensor,
+    x_TD: Tensor,
+    saved: Sequence[Tensor],
+    dispatch: Dispatch,
+    weights: ExpertWeights,
+    activation: Activation,
+    needs: Needs,
+) -> Gradients:
+    """The gradients asked for, each written once."""
+    functions, call = _functions(), _call(x_TD, dispatch, weights, activation)
+    dweight_N = dispatch.weight_N.new_zeros(len(dispatch.weight_N), dtype=torch.float32)
+    sums = [fresh(of, *of.shape) if of is not None and need else None for of, need in zip(weights, needs[2:])]
+    call.point(saved=saved[0], dy=dy_TD, dweight=dweight_N)
+    call.point(**dict(zip(("dup", "ddown", "dup_bias", "ddown_bias"), sums, strict=True)))
+    call.point(scratch=fresh(x_TD, functions.sparsemix_scratch(ctypes.byref(call))))
+    dx_TD = None
+    if needs.x_TD:
+        dx_TD = _rows_combined(functions.sparsemix_backward, call, x_TD, dispatch)
+    else:
+        functions.sparsemix_backward(ctypes.byref(call))
+    return Gradients(dx_TD, dweight_N.to(dispatch.weight_N.dtype), *sums)
+
+
+def _call(x_TD: Tensor, dispatch: Dispatch, weights: ExpertWeights, activation: Activation) -> Call:
+    call = Call(x_TD, weights, activation)
+    call.rows, call.k = len(dispatch.token_N), 0 if dispatch.slot_TK is None else dispatch.slot_TK.shape[1]
+    call.point(token=dispatch.token_N, weight=dispatch.weight_N.float(), bounds=dispatch.bounds, slot=dispatch.slot_TK)
+    return call
+
+
+def _rows_combined(run: Callable[[object], object], call: Call, x_TD: Tensor, dispatch: Dispatch) -> Tensor:
+    """What it writes a row an edge, summed over each token's live rows; by itself where every token has K of them."""
+    y_ND, y_TD = fresh(x_TD, len(dispatch.token_N), x_TD.shape[1]), fresh(x_TD, *x_TD.shape)
+    call.point(y_rows=y_ND, y=y_TD)
+    run(ctypes.byref(call))
+    if dispatch.slot_TK is not None:
+        return y_TD
+    y_ND[dispatch.bounds[-1] :].zero_()
+    return gather_sum(y_ND, dispatch, len(x_TD))
+
+
+def _functions() -> ctypes.CDLL:
+    functions = library().functions
+    assert functions is not None, "`refuses` says whether the library is there"
+    return functions

@@ -1,0 +1,61 @@
+// One token, as in generation: every weight is read once, and memory is what takes the time.
+#include "experts.h"
+
+namespace sparsemix {
+
+// <row, x>, in four sums so that none waits for the last.
+static float dot(const float* row, const float* x, long count) {
+    Vec sums[4] = {};
+    long i = 0;
+    for (; i + 4 * W <= count; i += 4 * W)
+        for (int j = 0; j < 4; ++j) sums[j] += load(row + i + j * W) * load(x + i + j * W);
+    for (; i + W <= count; i += W) sums[0] += load(row + i) * load(x + i);
+    float total = sum((sums[0] + sums[1]) + (sums[2] + sums[3]));
+    for (; i < count; ++i) total += row[i] * x[i];
+    return total;
+}
+
+}  // namespace sparsemix
+
+// y = matrix x + bias, (rows) from (columns); rows lie `stride` apart.
+EXPORT void sparsemix_one_row(const float* matrix, int64_t stride, const float* bias, const float* x, float* y, int64_t rows,
+                              int64_t columns, int64_t threads) {
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t r = 0; r < rows; ++r) y[r] = sparsemix::dot(matrix + r * stride, x, columns) + (bias ? bias[r] : 0);
+}
+
+// y = sum over the k experts j of w_j (down_j act(up_j x + b_j) + c_j), one token; the experts' rows are contiguous. Each
+// thread reads a stretch of one matrix after the other, as memory likes it.
+EXPORT void sparsemix_one_token(const sparsemix::Call* call, const int64_t* expert) {
+    using namespace sparsemix;
+    long dim = call->dim, hidden = call->hidden, padded = lanes(hidden), parts = call->gated ? 2 : 1;
+    float* h = workspace((parts + 1) * padded * call->k);  // gate, up and weighted activation of each expert
+    std::fill_n(h, (parts + 1) * padded * call->k, 0.0f);
+#pragma omp parallel num_threads(call->threads)
+    {
+#pragma omp for schedule(static)
+        for (long i = 0; i < call->k * parts * hidden; ++i) {
+            long part = i / hidden, f = i % hidden, e = expert[part / parts], row = part % parts * hidden + f;
+            float sum = dot(call->up.at + e * call->up.expert + row * call->up.row, call->x, dim);
+            h[(part / parts * (parts + 1) + part % parts) * padded + f] =
+                sum + (call->up_bias ? call->up_bias[e * call->width() + row] : 0);
+        }
+#pragma omp for schedule(static)
+        for (long i = 0; i < call->k * padded; i += W) {
+            float* gate = h + i / padded * (parts + 1) * padded + i % padded;
+            activations[call->activation].forward(1, gate, call->gated ? gate + padded : nullptr,
+                                                  all(call->weight[i / padded]), gate + parts * padded);
+        }
+        for (long j = 0; j < call->k; ++j) {
+            long e = expert[j];
+#pragma omp for schedule(static) nowait
+            for (long d = 0; d < dim; ++d) {
+                float sum = dot(call->down.at + e * call->down.expert + d * call->down.row,
+                                h + (j * (parts + 1) + parts) * padded, hidden);
+                if (call->down_bias) sum += call->weight[j] * call->down_bias[e * dim + d];
+                call->y[d] = j ? call->y[d] + sum : sum;
+            }
+        }
+    }
+    if (!call->k) std::fill_n(call->y, dim, 0.0f);
+}
