@@ -434,3 +434,37 @@ def test_one_token_is_not_sorted(monkeypatch):
         build(3)(numbers(60, 1, DIM))
         with pytest.raises(TypeError):
             build(3)(numbers(60, 2, DIM))
+
+
+class Doubling(torch.nn.Module):
+    """Experts that double a token, as often as it is sent to one."""
+
+    num_experts = 3
+
+    def forward(self, x_TD, dispatch):
+        return combine(2 * x_TD[dispatch.token_N], dispatch, len(x_TD)), ()
+
+
+class DoublingOne(Doubling):
+    """And take an odd token that is alone without a dispatch."""
+
+    def one_token(self, x_1D, routing):
+        return 2 * len(routing.expert_N) * x_1D if x_1D[0, 0] % 2 else None
+
+
+@pytest.mark.parametrize(("experts", "sizes_sorted"), [(Doubling(), [1, 2, 1]), (DoublingOne(), [1, 2])])
+def test_experts_of_ones_own_take_a_lone_token_if_they_say_so(experts, sizes_sorted):
+    moe, seen = MoE(build(3).router, experts), []
+    experts.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+    for x_TD in (torch.zeros(1, DIM), torch.ones(2, DIM), torch.ones(1, DIM)):
+        y_TD, routing = moe(x_TD.double())
+        assert y_TD.equal(4.0 * x_TD.double())
+        assert routing.inner == ()
+    assert seen == sizes_sorted
+
+
+def test_one_token_is_sorted_for_a_back_end_that_was_asked_for(monkeypatch):
+    monkeypatch.setattr("sparsemix.layer.sort_by_expert", None)
+    moe = build(3, experts=GLUExpertsConfig(hidden=4, backend="reference"))
+    with torch.no_grad(), pytest.raises(TypeError):
+        moe(numbers(60, 1, DIM))

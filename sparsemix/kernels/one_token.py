@@ -6,13 +6,16 @@ import torch
 from torch import Tensor
 
 from sparsemix.kernels.activations import Activation
+from sparsemix.kernels.backend import BackendName
 from sparsemix.kernels.gemm import product
 from sparsemix.kernels.weights import ExpertWeights
 from sparsemix.routing import Routing
 
 
-def can_go_alone(x_TD: Tensor) -> bool:
-    """Whether it is one token, on a CPU, of which nobody wants a gradient."""
+def can_go_alone(x_TD: Tensor, backend: BackendName) -> bool:
+    """Whether it is one token, on a CPU that no other back end is asked for, of which nobody wants a gradient."""
+    if backend not in ("auto", "cpu"):
+        return False
     alone = len(x_TD) == 1 and x_TD.device.type == "cpu" and not torch.is_grad_enabled()
     return alone and not torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling()
 
