@@ -35,6 +35,11 @@ def test_products(library, rows, inner, columns, transposed):
     gemm.add_product(total_MN, a_MK, b_KN, first=False)
     same(total_MN, 2 * expected_MN, "added up", 2e-4)
 
+    wide_MN = torch.empty(rows, columns, dtype=torch.float64)
+    for first in (True, False):
+        gemm.add_product(wide_MN, a_MK, b_KN, first)
+    same(wide_MN, 2 * expected_MN.double(), "added up in a wider type", 2e-4)
+
 
 def test_sizes_decide_who_computes(monkeypatch):
     monkeypatch.setattr(gemm, "onednn_is_faster", lambda: True)
