@@ -4,7 +4,7 @@ from sparsemix.kernels.activations import Activation, ActivationName, Gated, Pla
 from sparsemix.kernels.backend import BackendName, Choice, choose_backend
 from sparsemix.kernels.combine import combine
 from sparsemix.kernels.expert_mlp import expert_mlp
-from sparsemix.kernels.gemm import add_product, product
+from sparsemix.kernels.gemm import add_product, onednn_is_faster, product
 from sparsemix.kernels.linear import linear
 from sparsemix.kernels.memory import fresh
 from sparsemix.kernels.one_token import can_go_alone, one_token
@@ -26,5 +26,6 @@ __all__ = [
     "fresh",
     "linear",
     "one_token",
+    "onednn_is_faster",
     "product",
 ]

@@ -16,6 +16,7 @@ from train.examples import tiny_config, tiny_model, write_text
 from sparsemix.config import to_json
 from sparsemix.data import BPETokenizerConfig
 from sparsemix.experts import GLUExpertsConfig
+from sparsemix.kernels import onednn_is_faster
 from sparsemix.layer import MoEConfig
 from sparsemix.routers import TopKRouterConfig
 from sparsemix.runs import RunError, RunFolder, checkpoint, read_metrics, versions
@@ -95,6 +96,7 @@ def test_says_what_it_runs_on(config, tmp_path):
         "cpu",
     )
     assert facts["seed"] == 0
+    assert facts["onednn"] == onednn_is_faster()
 
 
 def test_trained_models_come_out_again(config, tmp_path):
@@ -343,6 +345,14 @@ def test_warns_when_a_run_goes_on_under_other_circumstances(config, tmp_path, ca
     path.write_text(json.dumps(json.loads(path.read_text()) | {"torch": "2.10.0"}))
     train(config, tmp_path / "run", resume=True)
     assert f"resumed with torch 2.10.0 -> {torch.__version__}: losses may differ" in caplog.text
+
+
+def test_who_multiplies_matrices_is_one_of_these_circumstances(config, tmp_path, caplog, monkeypatch):
+    train(config, tmp_path / "run")
+    other = not onednn_is_faster()
+    monkeypatch.setattr("sparsemix.train.facts.onednn_is_faster", lambda: other)
+    train(config, tmp_path / "run", resume=True)
+    assert f"resumed with onednn {not other} -> {other}: losses may differ" in caplog.text
 
 
 def test_a_run_of_an_older_version_goes_on(config, tmp_path, monkeypatch):
