@@ -7,7 +7,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from sparsemix.kernels.gemm import onednn_pays, product
 
@@ -28,9 +27,8 @@ class _Linear(torch.autograd.Function):
         return product(x_TD, w_FD.T)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        x_TD, w_FD = ctx.saved_tensors
+        """dx = dy W and dW = dy^T x, as linear functions once more, so that they can be differentiated in turn."""
+        (x_TD, w_FD), (dy_TF,) = ctx.saved_tensors, grads
         needs_x, needs_w = ctx.needs_input_grad
-        dx_TD = product(grads[0], w_FD) if needs_x else None
-        return dx_TD, product(grads[0].T, x_TD) if needs_w else None
+        return linear(dy_TF, w_FD.T) if needs_x else None, linear(dy_TF.T, x_TD.T) if needs_w else None

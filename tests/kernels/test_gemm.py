@@ -70,6 +70,18 @@ def test_linear_has_the_value_and_gradients_of_torch(library, bias):
         same(mine.grad, other.grad, "gradient", 1e-3)
 
 
+@pytest.mark.parametrize("bias", [False, True])
+def test_linear_has_the_second_derivatives_of_torch(library, bias):
+    inputs = [torch.randn(2, 150, 200), torch.randn(300, 200), *([torch.randn(300)] if bias else [])]
+    found = []
+    for function in (linear, torch.nn.functional.linear):
+        own = [tensor.clone().requires_grad_() for tensor in inputs]
+        first = torch.autograd.grad(function(*own).square().mean(), own, create_graph=True)
+        found.append(torch.autograd.grad(sum(grad.square().sum() for grad in first), own))
+    for mine, other in zip(*found):
+        same(mine / other.abs().max(), other / other.abs().max(), "gradient of a gradient's norm", 1e-4)
+
+
 def test_linear_leaves_autocast_and_other_types_to_torch(monkeypatch):
     monkeypatch.setattr(gemm, "onednn_is_faster", lambda: True)
     x_TD, w_FD = torch.randn(128, 256), torch.randn(128, 256)
