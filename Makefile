@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# A process a core, each with one thread of torch (tests/conftest.py); who has no more to do takes tests of others.
+PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
 
 .PHONY: install demo test check bench clean
 
@@ -17,14 +19,14 @@ demo: install
 	$(BIN)/sparsemix demo
 
 test: install
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
 # What runs on a CPU; benchmarks/gpu_layer.py is for a machine with a GPU. The page is made of all results there are.
 BENCHMARKS := layer growth one_token memory generation train_throughput dense_twin

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,8 +15,16 @@ from ours import Contestant, LayerShape, our_layer, our_moe, tokens
 from torch import Tensor
 
 from sparsemix import MoE
+from sparsemix.kernels import BackendName, ExpertWeights, triton
 
 SHAPE = LayerShape(tokens=32_768, dim=2048, hidden=1024, experts=64, k=8)
+TARGETS = {
+    "dense": ("share of cuBLAS's TFLOP/s on a dense FFN of equal FLOPs", 0.75),
+    "transformers grouped_mm": ("times as fast as transformers' grouped_mm", 1.5),
+}
+"""Against whom there is a target, of what, and which; on an H100."""
+OURS: dict[str, BackendName] = {"sparsemix": "auto", "sparsemix triton": "triton"}
+"""Our own contestants: what everybody gets, and the back end that `auto` passes over where grouped_mm can serve."""
 CHECKED_TOKENS = 512
 """As many are computed by a plain loop in float32 before anything is timed."""
 TOLERANCE = 0.05
@@ -49,28 +57,62 @@ def measure(shape: LayerShape, device: torch.device, dtype: torch.dtype, rounds:
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     steps = {name: lambda one=one: one.train_step(x_TD, dy_TD) for name, one in contestants.items()}
     seconds = take_turns(steps, rounds, warmup=5, wait=wait)
-    text = f"layer ({shape}), bfloat16, forward and backward:"
-    targets = {"dense": ("share of cuBLAS's TFLOP/s on a dense FFN of equal FLOPs", 0.75)}
-    targets["transformers grouped_mm"] = ("times as fast as transformers' grouped_mm", 1.5)
-    claims = []
-    for name in contestants:
-        if name != "sparsemix":
-            words, target = targets.get(name, (f"times as fast as {name}", None))
-            found = ratio(seconds[name], seconds["sparsemix"])
-            claims.append(claim(f"{text} {words}", found, at_least=target))
     return {
         "shape": shape._asdict(),
         "seconds": {name: spread(taken) for name, taken in seconds.items()},
         "tflops": {name: spread([3 * shape.flops / one / 1e12 for one in taken]) for name, taken in seconds.items()},
         "not_run": not_run,
-        "claims": claims,
+        "claims": claims(shape, seconds),
     }
+
+
+def claims(shape: LayerShape, seconds: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
+    """Each of ours against each of the others."""
+    return [
+        claim(sentence(shape, backend, other), ratio(seconds[other], seconds[own]), at_least=target(other))
+        for own, backend in OURS.items()
+        for other in seconds
+        if own in seconds and other not in OURS
+    ]
+
+
+def sentence(shape: LayerShape, backend: BackendName, other: str) -> str:
+    """What is claimed."""
+    words, _ = TARGETS.get(other, (f"times as fast as {other}", None))
+    return f"layer ({shape}), bfloat16, forward and backward, backend {backend}: {words}"
+
+
+def target(other: str) -> float | None:
+    """How much, if anything."""
+    return TARGETS[other][1] if other in TARGETS else None
+
+
+def not_measured() -> dict[str, Any]:
+    """What stands in the place of a result until there is one: the claims that have a target."""
+    why = "no GPU was at hand"
+    claims = [
+        {
+            "claim": sentence(SHAPE, backend, other),
+            "limit": f"at least {target(other)}",
+            "holds": None,
+            "not_measured": why,
+        }
+        for backend in OURS.values()
+        for other in TARGETS
+    ]
+    return {"not_measured": f"{why}; the targets are for an H100", "claims": claims}
 
 
 def build(shape: LayerShape, moe: MoE) -> tuple[dict[str, Contestant], dict[str, str]]:
     """Those whose values are right, ours necessarily; why the others are not among them."""
     contestants, not_run, expected = {"sparsemix": our_layer(moe)}, {}, reference(shape, moe)
-    check_values("sparsemix", contestants["sparsemix"], expected, shape, moe)
+    refusal = triton_refuses(shape, moe)
+    if refusal:
+        not_run["sparsemix triton"] = refusal
+    else:
+        contestants["sparsemix triton"] = our_layer(by_triton(shape, moe))
+    for name, one in contestants.items():
+        check_values(name, one, expected, shape, moe)
     for name, make in OPTIONAL.items():
         if importlib.util.find_spec(name.partition(" ")[0]) is None:
             not_run[name] = "not installed"
@@ -84,6 +126,20 @@ def build(shape: LayerShape, moe: MoE) -> tuple[dict[str, Contestant], dict[str,
     for name, reason in not_run.items():
         print(f"{name}: not timed, {reason}", flush=True)
     return contestants, not_run
+
+
+def triton_refuses(shape: LayerShape, moe: MoE) -> str:
+    """Why our Triton back end cannot serve here; empty if it can."""
+    named = dict(moe.named_parameters())
+    x_TD, _ = few_tokens(shape, moe)
+    return triton.refuses(x_TD, ExpertWeights(named["experts.gate_up_EFD"], named["experts.down_EDF"]))
+
+
+def by_triton(shape: LayerShape, moe: MoE) -> MoE:
+    """The same layer, computed by our Triton back end."""
+    copy = our_moe(shape, "triton").to(dict(moe.named_parameters())["experts.down_EDF"])
+    copy.load_state_dict(moe.state_dict())
+    return copy
 
 
 def few_tokens(shape: LayerShape, moe: MoE) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ from sparsemix.files import write_text
 ROOT = Path(__file__).resolve().parent.parent
 VERDICT = ROOT / "build" / "green_kernels"
 """What the tests last passed on; not tracked. `make clean` forgets it."""
-TESTS = ("tests/kernels", "tests/test_layer.py")
+TESTS = ("tests/kernels", "tests/test_layer.py", "tests/test_layer_in_use.py")
 
 
 def require_green_kernels() -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsemix import GLUExpertsConfig, MoE, MoEConfig, Routing, TopKRouterConfig, moe_forward
+from sparsemix.kernels import BackendName
 
 
 class LayerShape(NamedTuple):
@@ -72,12 +73,12 @@ def tokens(shape: LayerShape) -> tuple[Tensor, Tensor]:
     return x_TD.clone().requires_grad_(), dy_TD.clone()
 
 
-def our_moe(shape: LayerShape) -> MoE:
+def our_moe(shape: LayerShape, backend: BackendName = "auto") -> MoE:
     """The layer of this library; with k = 1 the weight is the probability, as the router needs a gradient."""
     return MoEConfig(
         num_experts=shape.experts,
         router=TopKRouterConfig(k=shape.k, normalize=shape.k > 1),
-        experts=GLUExpertsConfig(hidden=shape.hidden),
+        experts=GLUExpertsConfig(hidden=shape.hidden, backend=backend),
     ).build(shape.dim)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gpu_layer import not_measured
 from green import ROOT
 from plots import growth_plot, share_plot
 from rich.console import Console
@@ -45,8 +46,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """What each benchmark wrote, in the order of the page; unknown ones last."""
+    """What each benchmark wrote, in the order of the page; unknown ones last. That of a GPU is never left out."""
     found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
+    found.setdefault("gpu_layer", not_measured())
     first = [name for name in ORDER if name in found]
     return {name: found[name] for name in [*first, *(name for name in found if name not in ORDER)]}
 
@@ -80,7 +82,9 @@ def target(one: Mapping[str, Any]) -> str:
 
 
 def measured(one: Mapping[str, Any]) -> str:
-    """The median, and the quartiles where they differ from it."""
+    """The median, and the quartiles where they differ from it; or why there is none."""
+    if "not_measured" in one:
+        return f"not measured yet: {one['not_measured']}"
     low, median, high = (f"{one[key]:.3g}" for key in ("quartile_1", "median", "quartile_3"))
     return median if low == high else f"{median} ({low} to {high})"
 
@@ -101,7 +105,7 @@ def section(name: str, result: Mapping[str, Any]) -> str:
     lines = [
         f"## {purpose(name)}",
         "",
-        f"`benchmarks/{name}.py`, {machine(result['measured_on'])}.",
+        f"`benchmarks/{name}.py`, {circumstances(result)}.",
         "",
         "| claim | target | measured | holds |",
         "|---|---|---|---|",
@@ -120,6 +124,13 @@ def purpose(name: str) -> str:
     words = ast.get_docstring(ast.parse(source.read_text(encoding="utf-8")))
     assert words is not None
     return words.splitlines()[0].partition(":")[0].rstrip(".")
+
+
+def circumstances(result: Mapping[str, Any]) -> str:
+    """On what it was measured, or why it was not."""
+    if "not_measured" in result:
+        return f"not measured yet: {result['not_measured']}"
+    return machine(result["measured_on"])
 
 
 def machine(found: Mapping[str, Any]) -> str:

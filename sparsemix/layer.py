@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from sparsemix.checks import check
 from sparsemix.config import config
-from sparsemix.experts import DenseConfig, Experts, ExpertsConfig, GLUExperts, MLPExperts
-from sparsemix.kernels import can_go_alone
+from sparsemix.experts import DenseConfig, Experts, ExpertsConfig, OneTokenExperts
 from sparsemix.routers import Router, TopKRouterConfig
 from sparsemix.routing import Routing, TokenInfo, sort_by_expert
 
@@ -21,15 +20,15 @@ from sparsemix.routing import Routing, TokenInfo, sort_by_expert
 def moe_forward(x_TD: Tensor, routing: Routing, experts: Experts) -> tuple[Tensor, Routing]:
     """y_t = sum over the live edges of token t of w f_e(x_t): sort by expert, compute and combine.
 
+    Experts that are `OneTokenExperts` may take a token that is alone without the sort.
+
     Returns:
         (T, D) in the dtype of x, and the routing with the routings of mixtures used as experts attached.
     """
-    if (
-        can_go_alone(x_TD)
-        and isinstance(experts, GLUExperts | MLPExperts)
-        and experts.config.backend in ("auto", "cpu")
-    ):
-        return experts.one_token(x_TD, routing), routing
+    if len(x_TD) == 1 and isinstance(experts, OneTokenExperts):
+        y_1D = experts.one_token(x_TD, routing)
+        if y_1D is not None:
+            return y_1D, routing
     y_TD, inner = experts(x_TD, sort_by_expert(routing, experts.num_experts))
     return y_TD, routing._replace(inner=inner)
 

@@ -1,4 +1,4 @@
-"""Sizes and situations that go wrong in mixtures, for hypothesis to choose from, and the comparison of gradients."""
+"""Sizes and situations that go wrong in mixtures, for hypothesis to choose from; a layer; and comparisons."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sparsemix import Dispatch, Routing, sort_by_expert
+from sparsemix import Dispatch, GLUExpertsConfig, MoE, MoEConfig, Routing, sort_by_expert
 
 ACTIVATIONS = ["silu", "gelu", "gelu_tanh", "relu", "relu2", "sigmoid", "identity"]
+DIM = 3
+"""The width of most layers."""
 GATES = ["softmax_topk", "topk_softmax", "sigmoid"]
 
 
@@ -58,3 +60,13 @@ def dispatch_of(token: list[int], expert: list[int], num_experts: int, k: int | 
     weight_N = torch.arange(1.0, len(token) + 1, dtype=torch.float64)
     edges = Routing(torch.tensor(token), torch.tensor(expert), weight_N, edges_per_token=k)
     return sort_by_expert(edges, num_experts)
+
+
+def layer_of(num_experts: int, dim: int = DIM, dtype=torch.float64, **fields) -> MoE:
+    """A layer all of whose parameters are of size 1, biases too."""
+    fields = {"experts": GLUExpertsConfig(hidden=4), **fields}
+    moe = MoEConfig(num_experts=num_experts, **fields).build(dim).to(dtype)
+    with torch.no_grad():
+        for i, parameter in enumerate(moe.parameters()):
+            parameter.copy_(numbers(i, *parameter.shape))
+    return moe

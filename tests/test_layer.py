@@ -1,16 +1,13 @@
-"""The layer against a loop over tokens, and what people do to layers: checkpoint, copy, cast, save them."""
+"""The layer against a loop over tokens, and against what it must be equal to."""
 
-import copy
 import math
-from dataclasses import replace
 
 import pytest
 import references
 import torch
-from cases import ACTIVATIONS, GATES, gradients, numbers, same
+from cases import ACTIVATIONS, DIM, GATES, gradients, layer_of, numbers, same
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils.checkpoint import checkpoint
 
 from sparsemix import (
     GLUExpertsConfig,
@@ -24,18 +21,6 @@ from sparsemix import (
     moe_forward,
 )
 from sparsemix.kernels import combine
-
-DIM = 3
-
-
-def build(num_experts: int, dim: int = DIM, dtype=torch.float64, **fields) -> MoE:
-    """A layer all of whose parameters are of size 1, biases too."""
-    fields = {"experts": GLUExpertsConfig(hidden=4), **fields}
-    moe = MoEConfig(num_experts=num_experts, **fields).build(dim).to(dtype)
-    with torch.no_grad():
-        for i, parameter in enumerate(moe.parameters()):
-            parameter.copy_(numbers(i, *parameter.shape))
-    return moe
 
 
 def functions_of(moe: MoE):
@@ -129,7 +114,7 @@ def layers(draw):
     st.none() | st.integers(0, 2**7 - 1),
 )
 def test_value_and_every_gradient_are_those_of_a_loop_over_tokens(fields, num_tokens, situation, padding):
-    moe = build(**fields)
+    moe = layer_of(**fields)
     x_TD = numbers(50, num_tokens, DIM)
     if situation == "ties":
         torch.nn.init.zeros_(moe.router.weight_ED)
@@ -163,7 +148,7 @@ def test_value_and_every_gradient_are_those_of_a_loop_over_tokens(fields, num_to
 )
 def test_gradcheck(gate, experts):
     router = TopKRouterConfig(k=2, gate=gate, capacity_factor=1.0)
-    moe = build(4, router=router, experts=experts, shared=GLUExpertsConfig(hidden=2), shared_gate=True)
+    moe = layer_of(4, router=router, experts=experts, shared=GLUExpertsConfig(hidden=2), shared_gate=True)
     names = [name for name, _ in moe.named_parameters()]
 
     def run(x, *parameters):
@@ -180,7 +165,7 @@ def test_gradcheck(gate, experts):
 
 @pytest.mark.parametrize("gate", GATES)
 def test_all_experts_chosen_is_the_dense_mixture(gate):
-    moe, x_TD = build(4, router=TopKRouterConfig(k=4, gate=gate)), numbers(50, 6, DIM)
+    moe, x_TD = layer_of(4, router=TopKRouterConfig(k=4, gate=gate)), numbers(50, 6, DIM)
     y_TD, _ = moe(x_TD)
     for x_D, y_D in zip(x_TD, y_TD):
         p_E = references.distribution(gate, moe.router.weight_ED @ x_D)
@@ -189,7 +174,7 @@ def test_all_experts_chosen_is_the_dense_mixture(gate):
 
 @pytest.mark.parametrize("gate", GATES)
 def test_equal_experts_whose_weights_sum_to_one_are_the_expert(gate):
-    moe, x_TD = build(4, router=TopKRouterConfig(k=2, gate=gate)), numbers(50, 6, DIM)
+    moe, x_TD = layer_of(4, router=TopKRouterConfig(k=2, gate=gate)), numbers(50, 6, DIM)
     with torch.no_grad():
         for parameter in moe.experts.parameters():
             parameter.copy_(parameter[:1].expand_as(parameter))
@@ -198,7 +183,7 @@ def test_equal_experts_whose_weights_sum_to_one_are_the_expert(gate):
 
 
 def test_a_single_expert_is_a_plain_ffn_and_its_router_has_gradient_zero():
-    moe, x_TD = build(1, router=TopKRouterConfig(k=1, normalize=False)), numbers(50, 6, DIM)
+    moe, x_TD = layer_of(1, router=TopKRouterConfig(k=1, normalize=False)), numbers(50, 6, DIM)
     dense = moe.experts.config.build_dense(DIM).double()
     with torch.no_grad():
         for parameter, stacked in zip(dense.parameters(), moe.experts.parameters()):
@@ -210,7 +195,7 @@ def test_a_single_expert_is_a_plain_ffn_and_its_router_has_gradient_zero():
 
 
 def test_a_dropped_token_gets_zero_and_the_residual_carries_it():
-    moe, x_TD = build(4, router=TopKRouterConfig(k=1, normalize=False, capacity_factor=0.5)), numbers(50, 12, DIM)
+    moe, x_TD = layer_of(4, router=TopKRouterConfig(k=1, normalize=False, capacity_factor=0.5)), numbers(50, 12, DIM)
     y_TD, routing = moe(x_TD)
     dropped = ~routing.live_N
     assert dropped.any()
@@ -220,13 +205,13 @@ def test_a_dropped_token_gets_zero_and_the_residual_carries_it():
 
 
 def test_padding_gets_zero_from_the_routed_experts():
-    y_TD, _ = build(4)(numbers(50, 3, DIM), info=TokenInfo(valid_T=torch.tensor([True, False, True])))
+    y_TD, _ = layer_of(4)(numbers(50, 3, DIM), info=TokenInfo(valid_T=torch.tensor([True, False, True])))
     assert (y_TD == 0).all(1).tolist() == [False, True, False]
 
 
 @pytest.mark.parametrize("shape", [(DIM,), (0, DIM), (5, DIM), (2, 5, DIM), (2, 0, DIM), (2, 3, 4, DIM)])
 def test_leading_axes_are_flattened_and_given_back(shape):
-    moe, x = build(4), numbers(50, *shape)
+    moe, x = layer_of(4), numbers(50, *shape)
     y, routing = moe(x)
     assert y.shape == x.shape
     same(y, moe(x.reshape(-1, DIM))[0].view(shape))
@@ -261,8 +246,8 @@ class Nested(torch.nn.Module):
 
 
 def test_routings_of_mixtures_inside_are_returned_and_balanced():
-    inside, x_TD = build(3), numbers(50, 4, DIM)
-    moe = MoE(build(4).router, Nested(build(4).experts, inside))
+    inside, x_TD = layer_of(3), numbers(50, 4, DIM)
+    moe = MoE(layer_of(4).router, Nested(layer_of(4).experts, inside))
     _, routing = moe(x_TD)
     assert [inner.logits_TE.shape for inner in routing.inner] == [(8, 3)]
     balance_loss(routing).backward()
@@ -275,162 +260,3 @@ def test_a_shared_gate_needs_a_shared_expert():
         ValueError, match=r"^shared_gate: needs a shared expert to gate, got shared=None; give `shared`"
     ):
         MoEConfig(num_experts=2, experts=GLUExpertsConfig(hidden=2), shared_gate=True).build(DIM)
-
-
-# --- what people do to layers ----------------------------------------------------------------------------------------
-
-
-NOISY = TopKRouterConfig(k=2, noise=True, jitter=0.1, bias=True, capacity_factor=1.0)
-PLAIN = TopKRouterConfig(k=2)
-
-
-def tensors_of(routing):
-    return [field for field in routing if isinstance(field, torch.Tensor)]
-
-
-@pytest.mark.parametrize("router", [PLAIN, NOISY, replace(NOISY, bias=False)])
-def test_activation_checkpointing_changes_nothing(router):
-    """The routing and its noise are computed again in backward; they must be the same ones."""
-    moe, x = build(6, router=router), numbers(50, 2, 5, DIM).requires_grad_()
-    results = []
-    for run in (moe, lambda x: checkpoint(moe, x, use_reentrant=False)):
-        torch.manual_seed(3)
-        y, routing = run(x)
-        loss = (y * numbers(51, *y.shape)).sum() + balance_loss(
-            routing, importance=0.1, load=0.1 * (routing.load_TE is not None)
-        )
-        results.append([y, *tensors_of(routing), *torch.autograd.grad(loss, [x, *moe.parameters()])])
-    assert len(results[0]) == len(results[1])
-    assert all(one.equal(other) for one, other in zip(*results))
-
-
-def test_forward_leaves_no_trace_in_the_layer():
-    """A counter in a buffer would count twice under activation checkpointing."""
-    moe = build(6, router=NOISY)
-    before = copy.deepcopy(moe.state_dict())
-    moe(numbers(50, 5, DIM))[0].sum().backward()
-    assert all(tensor.equal(before[name]) for name, tensor in moe.state_dict().items())
-
-
-def test_functional_call_uses_the_given_parameters():
-    moe, x = build(4), numbers(50, 5, DIM)
-    given = {name: torch.zeros_like(parameter) for name, parameter in moe.named_parameters() if "down" in name}
-    assert (torch.func.functional_call(moe, given, (x,))[0] == 0).all()
-    assert (moe(x)[0] != 0).all()
-
-
-@pytest.mark.parametrize(
-    "experts", [GLUExpertsConfig(hidden=4), MLPExpertsConfig(hidden=4), MLPExpertsConfig(hidden=4, bias=True)]
-)
-def test_a_state_dict_and_a_deep_copy_give_the_same_layer(experts):
-    fields = {"router": NOISY, "experts": experts, "shared": experts, "shared_gate": True}
-    moe, x = build(4, **fields), numbers(50, 5, DIM)
-    moe.router.update(torch.tensor([5, 2, 2, 1]))
-    loaded = MoEConfig(num_experts=4, **fields).build(DIM).double()
-    loaded.load_state_dict(moe.state_dict())
-    copied = copy.deepcopy(moe)
-    for twin in (loaded, copied):
-        assert twin.eval()(x)[0].equal(moe.eval()(x)[0])
-    with torch.no_grad():
-        next(copied.experts.parameters()).zero_()
-    assert not copied(x)[0].equal(moe(x)[0])
-
-
-@pytest.mark.parametrize("router", [PLAIN, NOISY])
-@pytest.mark.parametrize("experts", [GLUExpertsConfig(hidden=4), MLPExpertsConfig(hidden=4, bias=True)])
-def test_a_bfloat16_layer_trains_with_a_float32_router(router, experts):
-    moe = build(4, dim=8, router=router, experts=experts, shared=experts, shared_gate=True, dtype=torch.bfloat16)
-    x = numbers(50, 2, 5, 8).bfloat16().requires_grad_()
-    y, routing = moe(x)
-    (y.float().sum() + balance_loss(routing)).backward()
-    assert y.dtype == x.grad.dtype == torch.bfloat16
-    assert routing.weight_N.dtype == routing.logits_TE.dtype == torch.float32
-    for name, parameter in moe.named_parameters():
-        expected = torch.float32 if name.startswith("router.") else torch.bfloat16
-        assert parameter.dtype == parameter.grad.dtype == expected, name
-        assert parameter.grad.isfinite().all()
-
-
-@pytest.mark.parametrize("router", [PLAIN, NOISY])
-@pytest.mark.parametrize("experts", [GLUExpertsConfig(hidden=4), MLPExpertsConfig(hidden=4, bias=True)])
-def test_autocast_runs_experts_in_bfloat16_and_the_router_in_float32(router, experts):
-    moe = build(4, dim=8, router=router, experts=experts, shared=experts, shared_gate=True, dtype=torch.float32)
-    x = numbers(50, 2, 5, 8).float().requires_grad_()
-    torch.manual_seed(0)
-    expected, plain = moe(x)
-    torch.manual_seed(0)
-    with torch.autocast("cpu", torch.bfloat16):
-        y, routing = moe(x)
-        loss = y.float().square().mean() + balance_loss(routing)
-    loss.backward()
-    assert y.dtype == torch.bfloat16
-    assert routing.logits_TE.equal(plain.logits_TE)
-    assert routing.weight_N.equal(plain.weight_N)
-    assert routing.expert_N.equal(plain.expert_N)
-    scale = float(expected.detach().abs().max())
-    same(y.float() / scale, expected / scale, "rounded to bfloat16", tolerance=0.05)
-    for tensor in (x, *moe.parameters()):
-        assert tensor.grad.dtype == torch.float32
-        assert tensor.grad.isfinite().all()
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_one_token_survives_the_smallest_capacity(training):
-    router = TopKRouterConfig(k=2, capacity_factor=0.01, capacity_factor_eval=0.01)
-    moe, x = build(64, router=router).train(training), numbers(50, 1, 1, DIM)
-    y, routing = moe(x)
-    assert routing.live_N.all()
-    same(y, build(64)(x)[0])
-
-
-def test_the_layer_saves_nothing_of_n_by_d():
-    """Five tokens of width 7, three experts each, hidden 11: no gathered input, no expert output, no activation."""
-    moe = build(4, dim=7, router=TopKRouterConfig(k=3), experts=GLUExpertsConfig(hidden=11))
-    saved, parameters = [], {parameter.data_ptr() for parameter in moe.parameters()}
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
-        moe(numbers(50, 5, 7).requires_grad_())
-    shapes = [tuple(t.shape) for t in saved if t.is_floating_point() and t.data_ptr() not in parameters]
-    assert sum(shape[0] for shape in shapes if shape[1:] == (22,)) == 15  # the pre-activation, in pieces
-    assert {shape[1:] for shape in shapes if len(shape) > 1 and shape[0] != 5} == {(22,)}
-    assert (5, 7) in shapes
-
-
-def test_a_loop_with_balance_loss_trains_and_balances():
-    moe = MoEConfig(
-        num_experts=4, router=TopKRouterConfig(k=1, normalize=False), experts=GLUExpertsConfig(hidden=8)
-    ).build(4)
-    optimizer = torch.optim.Adam(moe.parameters(), lr=0.02)
-    x, first = torch.randn(256, 4), None
-    target = torch.sin(2 * x)
-    for _ in range(100):
-        y, routing = moe(x)
-        loss = (y - target).square().mean()
-        first = loss.item() if first is None else first
-        optimizer.zero_grad()
-        (loss + balance_loss(routing)).backward()
-        optimizer.step()
-    assert loss.item() < 0.5 * first
-    assert torch.bincount(routing.expert_N, minlength=4).min() > 0
-
-
-@pytest.mark.parametrize("capacity", [None, 0.1])
-@pytest.mark.parametrize("valid", [None, True, False])
-@pytest.mark.parametrize("experts", [GLUExpertsConfig(hidden=4), MLPExpertsConfig(hidden=4, bias=True)])
-def test_one_token_without_gradient_is_what_it_is_with(experts, valid, capacity):
-    router = TopKRouterConfig(k=3, capacity_factor_eval=capacity)
-    moe, x_TD = build(5, experts=experts, router=router, shared=experts).eval(), numbers(60, 1, DIM)
-    info = None if valid is None else TokenInfo(valid_T=torch.tensor([valid]))
-    expected, routing = moe(x_TD, info=info)
-    with torch.no_grad():
-        actual, again = moe(x_TD, info=info)
-    same(actual, expected.detach())
-    same(again.weight_N, routing.weight_N.detach())
-    assert not actual.requires_grad
-
-
-def test_one_token_is_not_sorted(monkeypatch):
-    monkeypatch.setattr("sparsemix.layer.sort_by_expert", None)
-    with torch.no_grad():
-        build(3)(numbers(60, 1, DIM))
-        with pytest.raises(TypeError):
-            build(3)(numbers(60, 2, DIM))

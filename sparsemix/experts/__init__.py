@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from sparsemix.experts.base import Experts
+from sparsemix.experts.base import Experts, OneTokenExperts
 from sparsemix.experts.glu import GLU, GLUExperts, GLUExpertsConfig
 from sparsemix.experts.mlp import MLP, MLPExperts, MLPExpertsConfig
 from sparsemix.experts.modules import ModuleExperts, ModuleExpertsConfig
@@ -24,4 +24,5 @@ __all__ = [
     "MLPExpertsConfig",
     "ModuleExperts",
     "ModuleExpertsConfig",
+    "OneTokenExperts",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,15 @@ class Experts(Protocol):
     def __call__(self, x_TD: Tensor, dispatch: Dispatch) -> tuple[Tensor, tuple[Routing, ...]]:
         """(y_TD, inner): the sum of w_n f_e(x_t) over each token's live rows n; routings of mixtures inside, usually
         none."""
+        ...
+
+
+@runtime_checkable
+class OneTokenExperts(Protocol):
+    """Experts that can do without a dispatch where there is nothing to sort, as in generation."""
+
+    def one_token(self, x_1D: Tensor, routing: Routing) -> Tensor | None:
+        """The weighted sum of a lone token, (1, D), straight from its routing; None: let it be sorted like any."""
         ...
 
 

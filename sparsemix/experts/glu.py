@@ -10,7 +10,15 @@ from torch import Tensor, nn
 
 from sparsemix.config import config
 from sparsemix.experts.base import autocast, init_fan_in
-from sparsemix.kernels import ActivationName, BackendName, ExpertWeights, Gated, expert_mlp, linear, one_token
+from sparsemix.kernels import (
+    ActivationName,
+    BackendName,
+    ExpertWeights,
+    Gated,
+    expert_mlp,
+    linear,
+    one_token,
+)
 from sparsemix.routing import Dispatch, Routing
 
 
@@ -58,10 +66,10 @@ class GLUExperts(nn.Module):
         weights, activation = ExpertWeights(gate_up_EGD, down_EDF), Gated(self.config.activation)
         return expert_mlp(x_TD, dispatch, weights, activation, self.config.backend), ()
 
-    def one_token(self, x_1D: Tensor, routing: Routing) -> Tensor:
-        """The weighted sum of one token, straight from its routing; without autograd."""
+    def one_token(self, x_1D: Tensor, routing: Routing) -> Tensor | None:
+        """The weighted sum of one token, straight from its routing, where nobody wants a gradient; else None."""
         weights = ExpertWeights(self.gate_up_EFD, self.down_EDF)
-        return one_token(x_1D, routing, weights, Gated(self.config.activation))
+        return one_token(x_1D, routing, weights, Gated(self.config.activation), self.config.backend)
 
 
 class GLU(nn.Module):

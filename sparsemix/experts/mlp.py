@@ -10,7 +10,15 @@ from torch import Tensor, nn
 
 from sparsemix.config import config
 from sparsemix.experts.base import autocast, init_fan_in
-from sparsemix.kernels import ActivationName, BackendName, ExpertWeights, Plain, expert_mlp, linear, one_token
+from sparsemix.kernels import (
+    ActivationName,
+    BackendName,
+    ExpertWeights,
+    Plain,
+    expert_mlp,
+    linear,
+    one_token,
+)
 from sparsemix.routing import Dispatch, Routing
 
 
@@ -69,10 +77,10 @@ class MLPExperts(nn.Module):
         activation = Plain(self.config.activation)
         return expert_mlp(autocast(device, x_TD), dispatch, weights, activation, self.config.backend), ()
 
-    def one_token(self, x_1D: Tensor, routing: Routing) -> Tensor:
-        """The weighted sum of one token, straight from its routing; without autograd."""
+    def one_token(self, x_1D: Tensor, routing: Routing) -> Tensor | None:
+        """The weighted sum of one token, straight from its routing, where nobody wants a gradient; else None."""
         weights = ExpertWeights(self.up_EFD, self.down_EDF, self.up_bias_EF, self.down_bias_ED)
-        return one_token(x_1D, routing, weights, Plain(self.config.activation))
+        return one_token(x_1D, routing, weights, Plain(self.config.activation), self.config.backend)
 
 
 class MLP(nn.Module):

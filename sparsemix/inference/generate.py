@@ -60,8 +60,12 @@ def generate(
         cache = decoder.new_cache(len(prompts), tokens_BS.shape[1] + max_new_tokens)
         for step in range(max_new_tokens):
             hidden_BSD = decoder(tokens_BS, valid_BS=valid_BS, cache=cache, collect=_forget).hidden_BSD
-            probs_BV = token_probs(decoder.logits(hidden_BSD[:, -1]), temperature=temperature, top_k=top_k, top_p=top_p)
-            token_B = sample(probs_BV, rows.uniform())
+            logits_BV = decoder.logits(hidden_BSD[:, -1])
+            if temperature == 0:  # the same token as by its probabilities, which take a while over a large vocabulary
+                token_B = logits_BV.argmax(dim=-1)
+            else:
+                probs_BV = token_probs(logits_BV, temperature=temperature, top_k=top_k, top_p=top_p)
+                token_B = sample(probs_BV, rows.uniform())
             rows.add(token_B.tolist())
             if rows.finished or step + 1 == max_new_tokens:
                 break

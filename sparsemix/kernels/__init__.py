@@ -4,10 +4,11 @@ from sparsemix.kernels.activations import Activation, ActivationName, Gated, Pla
 from sparsemix.kernels.backend import BackendName, Choice, choose_backend
 from sparsemix.kernels.combine import combine
 from sparsemix.kernels.expert_mlp import expert_mlp
-from sparsemix.kernels.gemm import add_product, product
+from sparsemix.kernels.gemm import add_product, onednn_is_faster, product
 from sparsemix.kernels.linear import linear
 from sparsemix.kernels.memory import fresh
-from sparsemix.kernels.one_token import can_go_alone, one_token
+from sparsemix.kernels.norm import rms_norm
+from sparsemix.kernels.one_token import one_token
 from sparsemix.kernels.weights import ExpertWeights
 
 __all__ = [
@@ -19,12 +20,13 @@ __all__ = [
     "Gated",
     "Plain",
     "add_product",
-    "can_go_alone",
     "choose_backend",
     "combine",
     "expert_mlp",
     "fresh",
     "linear",
     "one_token",
+    "onednn_is_faster",
     "product",
+    "rms_norm",
 ]

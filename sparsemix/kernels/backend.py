@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, Protocol
 
@@ -89,5 +88,6 @@ def _first_that_can(x_TD: Tensor, weights: ExpertWeights) -> Choice:
 
 
 def _triton() -> Backend:
-    """Imported where it is used, since it imports Triton."""
-    return importlib.import_module("sparsemix.kernels.triton.backend")  # pyright: ignore[reportReturnType]
+    from sparsemix.kernels.triton import backend  # where it is used, since it imports Triton
+
+    return backend

@@ -30,8 +30,8 @@ def write_product(out_MN: Tensor, a_MK: Tensor, b_KN: Tensor) -> None:
 
 
 def add_product(total_MN: Tensor, a_MK: Tensor, b_KN: Tensor, first: bool) -> None:
-    """total += a @ b, or = for the first, whose old contents are fresh memory."""
-    if not onednn_pays(a_MK, b_KN):
+    """total += a @ b, or = for the first, whose old contents are fresh memory. The total may be of a wider type."""
+    if total_MN.dtype == a_MK.dtype and not onednn_pays(a_MK, b_KN):
         total_MN.addmm_(a_MK, b_KN, beta=0 if first else 1)
     elif first:
         total_MN.copy_(product(a_MK, b_KN))

@@ -83,10 +83,12 @@ def lay_out(dispatch: Dispatch, up_EGD: Tensor) -> Layout:
     edges = tuple(accumulate((round_up(count, up_EGD[0]) for count in counts), initial=0))
     if edges[-1] == bounds[-1] == num_rows:
         return Layout(dispatch.token_N, dispatch.weight_N, edges, None, dispatch)
-    shifts = torch.tensor([new - old for new, old in zip(edges, bounds)][:-1])
-    row_N = torch.full((num_rows,), edges[-1])
+    device = dispatch.token_N.device
+    shifts = [new - old for new, old in zip(edges, bounds)][:-1]
+    shift_E, count_E = torch.tensor([shifts, counts], device=device)
+    row_N = torch.full((num_rows,), edges[-1], device=device)
     live = row_N[: bounds[-1]]
-    torch.add(torch.arange(len(live)), shifts.repeat_interleave(torch.tensor(counts)), out=live)
+    torch.add(torch.arange(len(live), device=device), shift_E.repeat_interleave(count_E), out=live)
     token_R = dispatch.token_N.new_zeros(edges[-1] + 1).index_copy_(0, live, dispatch.token_N[: len(live)])
     weight_R = dispatch.weight_N.new_zeros(edges[-1] + 1).index_copy_(0, live, dispatch.weight_N[: len(live)])
     return Layout(token_R, weight_R, edges, row_N, dispatch)

@@ -7,17 +7,16 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from sparsemix.kernels import cpp
 from sparsemix.kernels.gemm import onednn_pays, product
-from sparsemix.kernels.one_token import can_go_alone
+from sparsemix.kernels.one_token import nobody_differentiates
 
 
 def linear(x: Tensor, w_FD: Tensor, bias_F: Tensor | None = None) -> Tensor:
     """x W^T + b over the last axis of x (..., D); (..., F). `F.linear` wherever that is as fast."""
     x_TD = x.reshape(-1, x.shape[-1])
-    if can_go_alone(x_TD) and x.dtype == w_FD.dtype and cpp.takes_one_row(w_FD, bias_F):
+    if len(x_TD) == 1 and nobody_differentiates(x) and cpp.takes_one_row(x_TD, w_FD, bias_F):
         return cpp.one_row(x_TD, w_FD, bias_F).view(*x.shape[:-1], len(w_FD))
     if x.dtype != w_FD.dtype or not onednn_pays(x_TD, w_FD.T):
         return F.linear(x, w_FD, bias_F)
@@ -32,9 +31,8 @@ class _Linear(torch.autograd.Function):
         return product(x_TD, w_FD.T)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        x_TD, w_FD = ctx.saved_tensors
+        """dx = dy W and dW = dy^T x, as linear functions once more, so that they can be differentiated in turn."""
+        (x_TD, w_FD), (dy_TF,) = ctx.saved_tensors, grads
         needs_x, needs_w = ctx.needs_input_grad
-        dx_TD = product(grads[0], w_FD) if needs_x else None
-        return dx_TD, product(grads[0].T, x_TD) if needs_w else None
+        return linear(dy_TF, w_FD.T) if needs_x else None, linear(dy_TF.T, x_TD.T) if needs_w else None

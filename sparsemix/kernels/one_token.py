@@ -7,22 +7,34 @@ from torch import Tensor
 
 from sparsemix.kernels import cpp
 from sparsemix.kernels.activations import Activation
+from sparsemix.kernels.backend import BackendName
 from sparsemix.kernels.gemm import product
 from sparsemix.kernels.weights import ExpertWeights
 from sparsemix.routing import Routing
 
 
-def can_go_alone(x_TD: Tensor) -> bool:
-    """Whether it is one token, on a CPU, of which nobody wants a gradient."""
-    alone = len(x_TD) == 1 and x_TD.device.type == "cpu" and not torch.is_grad_enabled()
-    return alone and not torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling()
+def nobody_differentiates(x: Tensor) -> bool:
+    """Whether x is on a CPU, and neither autograd nor autocast nor the compiler wants to see what becomes of it."""
+    eager = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    return eager and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
 
 
-def one_token(x_1D: Tensor, routing: Routing, weights: ExpertWeights, activation: Activation) -> Tensor:
-    """y = sum over the live edges n of w_n (W_down act(W_up x + b_up) + b_down); (1, D), without autograd."""
-    if cpp.takes_one_token(x_1D, weights):
+def one_token(
+    x_TD: Tensor, routing: Routing, weights: ExpertWeights, activation: Activation, backend: BackendName
+) -> Tensor | None:
+    """y = sum over the live edges n of w_n (W_down act(W_up x + b_up) + b_down); (1, D), without autograd.
+
+    None where it cannot be had: more tokens than one, a gradient wanted, or a back end asked for that has no such way.
+    """
+    if len(x_TD) != 1 or backend not in ("auto", "cpp", "cpu") or not nobody_differentiates(x_TD):
+        return None
+    if backend != "cpu" and cpp.takes_one_token(x_TD, weights):
         live = slice(None) if routing.live_N is None else routing.live_N
-        return cpp.one_token(x_1D, routing.expert_N[live], routing.weight_N[live], weights, activation)
+        return cpp.one_token(x_TD, routing.expert_N[live], routing.weight_N[live], weights, activation)
+    return _expert_by_expert(x_TD, routing, weights, activation)
+
+
+def _expert_by_expert(x_1D: Tensor, routing: Routing, weights: ExpertWeights, activation: Activation) -> Tensor:
     y_1D = x_1D.new_zeros(1, weights.down_EDF.shape[1])
     live = [True] * len(routing.expert_N) if routing.live_N is None else routing.live_N.tolist()
     for expert, weight, is_live in zip(routing.expert_N.tolist(), routing.weight_N.tolist(), live):

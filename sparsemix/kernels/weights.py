@@ -18,11 +18,6 @@ class ExpertWeights(NamedTuple):
     down_bias_ED: Tensor | None = None
     """added after the down projection, before the combine weight."""
 
-    @property
-    def num_experts(self) -> int:
-        """E."""
-        return self.up_EGD.shape[0]
-
 
 class Gradients(NamedTuple):
     """Of the inputs of an expert MLP; None where there is no such input, or nobody asks."""

@@ -88,7 +88,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             if dhidden_TD is not None:
                 dhidden_TD[rows] = product(dlogits, unembed_VD)
             if dunembed_VD is not None:
-                _add_product(dunembed_VD, dlogits.T, hidden_TD[rows], first=start == 0)
+                add_product(dunembed_VD, dlogits.T, hidden_TD[rows], first=start == 0)
         ctx.save_for_backward(dhidden_TD, None if dunembed_VD is None else dunembed_VD.to(unembed_VD.dtype))
         return loss
 
@@ -103,16 +103,6 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             saved if saved is None or as_they_are else (saved * grads[0]).to(saved.dtype) for saved in ctx.saved_tensors
         ]
         return *scaled, None, None, None
-
-
-def _add_product(total: Tensor, left: Tensor, right: Tensor, first: bool) -> None:
-    """total += left @ right, or = for the first; the total may be wider."""
-    if total.dtype == left.dtype:
-        add_product(total, left, right, first)
-    elif first:
-        total.copy_(left @ right)
-    else:
-        total += left @ right
 
 
 def _dlogits(log_probs_TV: Tensor, target_T: Tensor, scale_T: Tensor) -> Tensor:

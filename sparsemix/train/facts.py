@@ -11,19 +11,19 @@ import torch
 
 import sparsemix
 from sparsemix.experts import GLUExpertsConfig, MLPExpertsConfig
-from sparsemix.kernels import Choice, ExpertWeights, choose_backend
+from sparsemix.kernels import Choice, ExpertWeights, choose_backend, onednn_is_faster
 from sparsemix.models import DecoderConfig
 from sparsemix.train.config import TrainConfig
 from sparsemix.train.precision import Precision, multiplies_bfloat16
 from sparsemix.train.trainer import Trainer
 
 LOG = logging.getLogger(__name__)
-MATTERS = ("sparsemix", "torch", "device", "autocast", "bfloat16", "threads", "backend")
+MATTERS = ("sparsemix", "torch", "device", "autocast", "bfloat16", "onednn", "threads", "backend")
 """Which facts can change the last bits of a loss."""
 
 
 def facts(trainer: Trainer, config: TrainConfig) -> dict[str, Any]:
-    """Versions, device, precision, threads, chosen kernel, seed, time: JSON."""
+    """Versions, device, precision, who multiplies matrices, threads, chosen kernel, seed, time: JSON."""
     precision = trainer.precision
     chosen = kernel(config.model, precision)
     return {
@@ -33,6 +33,7 @@ def facts(trainer: Trainer, config: TrainConfig) -> dict[str, Any]:
         "device": str(precision.device),
         "autocast": None if precision.autocast is None else str(precision.autocast).removeprefix("torch."),
         "bfloat16": multiplies_bfloat16(precision.device),
+        "onednn": precision.device.type == "cpu" and onednn_is_faster(),
         "threads": torch.get_num_threads(),
         "backend": None if chosen is None else chosen.name,
         "backend_reason": None if chosen is None else chosen.reason,

@@ -108,15 +108,29 @@ def test_gpu_layer_without_a_gpu_says_so(tmp_path, capsys, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_gpu_layer_up_to_the_device():
+def measure_gpu_layer(dtype, **shape):
     pytest.importorskip("transformers")
     gpu_layer, ours = (importlib.import_module(name) for name in ("gpu_layer", "ours"))
-    shape = ours.LayerShape(tokens=64, dim=16, hidden=8, experts=6, k=3)
-    result = gpu_layer.measure(shape, torch.device("cpu"), torch.bfloat16, rounds=2)
+    return gpu_layer.measure(ours.LayerShape(dim=16, hidden=8, **shape), torch.device("cpu"), dtype, rounds=2)
+
+
+def test_gpu_layer_up_to_the_device():
+    result = measure_gpu_layer(torch.bfloat16, tokens=64, experts=6, k=3)
     assert {"sparsemix", "transformers grouped_mm", "dense"} <= set(result["seconds"])
-    limits = {one["claim"].partition(": ")[2]: one["limit"] for one in result["claims"]}
-    assert limits["share of cuBLAS's TFLOP/s on a dense FFN of equal FLOPs"] == "at least 0.75"
-    assert limits["times as fast as transformers' grouped_mm"] == "at least 1.5"
+    limits = {one["claim"].partition("backend ")[2]: one["limit"] for one in result["claims"]}
+    assert limits["auto: share of cuBLAS's TFLOP/s on a dense FFN of equal FLOPs"] == "at least 0.75"
+    assert limits["auto: times as fast as transformers' grouped_mm"] == "at least 1.5"
+    assert "sparsemix triton" in result["not_run"]  # it is for GPUs
+
+
+def test_gpu_layer_by_both_of_our_back_ends(monkeypatch):
+    """In Triton's interpreter, which has no bfloat16."""
+    pytest.importorskip("sparsemix.kernels.triton.backend")
+    monkeypatch.setattr(importlib.import_module("gpu_layer"), "CHECKED_TOKENS", 8)
+    result = measure_gpu_layer(torch.float32, tokens=8, experts=2, k=2)
+    assert {"sparsemix", "sparsemix triton", "transformers grouped_mm", "dense"} <= set(result["seconds"])
+    backends = [one["claim"].partition("backend ")[2].partition(":")[0] for one in result["claims"]]
+    assert backends.count("triton") == backends.count("auto") == 2
 
 
 def test_gpu_layer_refuses_wrong_values():

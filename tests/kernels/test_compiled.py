@@ -57,6 +57,13 @@ def test_another_number_of_tokens_does_not_compile_anew_for_ever():
         same(y_TD, moe(numbers(0, num_tokens, 4))[0])
 
 
+def test_one_token_without_gradient_compiles_too():
+    moe = MoEConfig(num_experts=5, experts=EXPERTS[0]).build(4).double()
+    with torch.no_grad():
+        y_1D, _ = torch.compile(moe, fullgraph=True, backend="aot_eager")(numbers(0, 1, 4))
+        same(y_1D, moe(numbers(0, 1, 4))[0])
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")  # the compiler's own
 def test_a_decoder_compiles_whole_by_inductor():

@@ -113,6 +113,25 @@ def test_an_expert_of_several_blocks_and_several_experts_in_a_block(monkeypatch)
     ]
 
 
+@pytest.mark.parametrize("k", [2, None])
+@pytest.mark.parametrize("backend", ["reference", "cpu", "native"])
+def test_everything_is_made_where_the_tensors_are(backend, k):
+    """Whatever the default device, and with dead rows, which have places of their own."""
+    dispatch = dispatch_of([0, 0, 1, 1, 2, 2], [3, 0, 4, 1, 3, 4], num_experts=4, k=k)  # those of expert 4 are dead
+    dispatch = dispatch._replace(weight_N=dispatch.weight_N.float().requires_grad_(), all_live=False)
+    x_TD, tensors = numbers(5, 3, 4).float().requires_grad_(), parameters("biased", 4, 4, 4, dtype=torch.float32)
+    inputs = [x_TD, dispatch.weight_N, *tensors]
+
+    def run():
+        y_TD = expert_mlp(x_TD, dispatch, ExpertWeights(*tensors), Plain("silu"), backend)
+        return [y_TD, *torch.autograd.grad(y_TD.square().sum(), inputs)]
+
+    expected = run()
+    with torch.device("meta"):
+        found = run()
+    assert all(one.equal(other) for one, other in zip(found, expected, strict=True))
+
+
 @pytest.mark.parametrize("frozen", range(4))
 @pytest.mark.parametrize("backend", ["cpu", "native"])
 def test_what_is_frozen_gets_no_gradient_and_all_else_the_same(backend, frozen):

@@ -35,6 +35,11 @@ def test_products(library, rows, inner, columns, transposed):
     gemm.add_product(total_MN, a_MK, b_KN, first=False)
     same(total_MN, 2 * expected_MN, "added up", 2e-4)
 
+    wide_MN = torch.empty(rows, columns, dtype=torch.float64)
+    for first in (True, False):
+        gemm.add_product(wide_MN, a_MK, b_KN, first)
+    same(wide_MN, 2 * expected_MN.double(), "added up in a wider type", 2e-4)
+
 
 def test_sizes_decide_who_computes(monkeypatch):
     monkeypatch.setattr(gemm, "onednn_is_faster", lambda: True)
@@ -63,6 +68,18 @@ def test_linear_has_the_value_and_gradients_of_torch(library, bias):
     (expected * upstream).sum().backward()
     for mine, other in zip(ours, theirs):
         same(mine.grad, other.grad, "gradient", 1e-3)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_linear_has_the_second_derivatives_of_torch(library, bias):
+    inputs = [torch.randn(2, 150, 200), torch.randn(300, 200), *([torch.randn(300)] if bias else [])]
+    found = []
+    for function in (linear, torch.nn.functional.linear):
+        own = [tensor.clone().requires_grad_() for tensor in inputs]
+        first = torch.autograd.grad(function(*own).square().mean(), own, create_graph=True)
+        found.append(torch.autograd.grad(sum(grad.square().sum() for grad in first), own))
+    for mine, other in zip(*found):
+        same(mine / other.abs().max(), other / other.abs().max(), "gradient of a gradient's norm", 1e-4)
 
 
 def test_linear_leaves_autocast_and_other_types_to_torch(monkeypatch):

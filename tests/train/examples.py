@@ -1,4 +1,4 @@
-"""Small models, texts and batches that the tests of training share."""
+"""Small models, texts, batches and accidents that the tests of training share."""
 
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from sparsemix.experts import GLUExpertsConfig
 from sparsemix.layer import MoEConfig
 from sparsemix.models import AttentionConfig, DecoderConfig
 from sparsemix.routers import TopKRouterConfig
+from sparsemix.runs import read_metrics
 from sparsemix.train import AdamWConfig, BalanceConfig, DataConfig, MuonConfig, Precision, TrainConfig, Trainer
 from sparsemix.train.step import GradientStep
 
@@ -26,6 +27,10 @@ def tiny_model(router: TopKRouterConfig = TopKRouterConfig(k=2), **changes) -> D
         "moe": MoEConfig(num_experts=4, router=router, experts=GLUExpertsConfig(hidden=8)),
     }
     return DecoderConfig(**(values | changes))
+
+
+STATEFUL = tiny_model(TopKRouterConfig(k=2, noise=True, bias=True))
+"""Noise in forward and a selection bias: everything that a checkpoint must bring back."""
 
 
 def write_text(folder: Path, num_files: int = 12) -> Path:
@@ -71,3 +76,33 @@ def gradients(step: GradientStep) -> dict[str, torch.Tensor]:
 
 def tiny_trainer(**changes) -> Trainer:
     return tiny_config(**changes).build()
+
+
+class Crash(BaseException):
+    """Like a power cut: nothing in the loop expects it."""
+
+
+def at_step(step, act):
+    """An observer that does something once, in the middle of a step."""
+
+    def observer(number, layer, routing):
+        if (number, layer) == (step, 1):
+            act()
+
+    return [observer]
+
+
+def crash():
+    raise Crash
+
+
+def curve(out):
+    return [{k: v for k, v in one.items() if k != "seconds"} for one in read_metrics(out / "metrics.jsonl")]
+
+
+def weights(out, step=6):
+    return {path.name: path.read_bytes() for path in (out / f"checkpoints/step-{step:08}").glob("*.safetensors")}
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -9,11 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
-from train.examples import tiny_config, tiny_model, write_text
+from train.examples import STATEFUL, tiny_config, write_text
 from train.train_process import run
 
 from sparsemix.config import to_json
-from sparsemix.routers import TopKRouterConfig
 from sparsemix.runs import read_metrics
 
 STEPS = 60
@@ -22,10 +21,9 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def config(tmp_path):
-    """Noise in forward and a selection bias: everything that a checkpoint must bring back."""
     config = tiny_config(
         write_text(tmp_path / "text"),
-        model=tiny_model(TopKRouterConfig(k=2, noise=True, bias=True)),
+        model=STATEFUL,
         steps=STEPS,
         accumulate=2,
         evaluate_every=7,

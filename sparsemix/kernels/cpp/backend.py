@@ -12,7 +12,7 @@ from torch import Tensor
 from sparsemix.kernels.activations import Activation
 from sparsemix.kernels.combine import gather_sum
 from sparsemix.kernels.cpp.call import Call
-from sparsemix.kernels.cpp.library import library
+from sparsemix.kernels.cpp.library import functions, library
 from sparsemix.kernels.memory import fresh
 from sparsemix.kernels.weights import ExpertWeights, Gradients, Needs
 from sparsemix.routing import Dispatch
@@ -32,12 +32,12 @@ def forward(
     x_TD: Tensor, dispatch: Dispatch, weights: ExpertWeights, activation: Activation
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """(y_TD, saved): the combined outputs, and the pre-activation in panels of as many tokens as a vector has lanes."""
-    functions, call = _functions(), _call(x_TD, dispatch, weights, activation)
-    lanes = functions.sparsemix_lanes()
+    compiled, call = functions(), _call(x_TD, dispatch, weights, activation)
+    lanes = compiled.sparsemix_lanes()
     panels = sum(-(-(end - start) // lanes) for start, end in pairwise(dispatch.bounds.tolist()))
     saved_RG = fresh(x_TD, panels * lanes, weights.up_EGD.shape[1])
     call.point(saved=saved_RG)
-    return _rows_combined(functions.sparsemix_forward, call, x_TD, dispatch), (saved_RG,)
+    return _rows_combined(compiled.sparsemix_forward, call, x_TD, dispatch), (saved_RG,)
 
 
 def backward(
@@ -50,17 +50,17 @@ def backward(
     needs: Needs,
 ) -> Gradients:
     """The gradients asked for, each written once."""
-    functions, call = _functions(), _call(x_TD, dispatch, weights, activation)
+    compiled, call = functions(), _call(x_TD, dispatch, weights, activation)
     dweight_N = dispatch.weight_N.new_zeros(len(dispatch.weight_N), dtype=torch.float32)
     sums = [fresh(of, *of.shape) if of is not None and need else None for of, need in zip(weights, needs[2:])]
     call.point(saved=saved[0], dy=dy_TD, dweight=dweight_N)
     call.point(**dict(zip(("dup", "ddown", "dup_bias", "ddown_bias"), sums, strict=True)))
-    call.point(scratch=fresh(x_TD, functions.sparsemix_scratch(ctypes.byref(call))))
+    call.point(scratch=fresh(x_TD, compiled.sparsemix_scratch(ctypes.byref(call))))
     dx_TD = None
     if needs.x_TD:
-        dx_TD = _rows_combined(functions.sparsemix_backward, call, x_TD, dispatch)
+        dx_TD = _rows_combined(compiled.sparsemix_backward, call, x_TD, dispatch)
     else:
-        functions.sparsemix_backward(ctypes.byref(call))
+        compiled.sparsemix_backward(ctypes.byref(call))
     return Gradients(dx_TD, dweight_N.to(dispatch.weight_N.dtype), *sums)
 
 
@@ -80,9 +80,3 @@ def _rows_combined(run: Callable[[object], object], call: Call, x_TD: Tensor, di
         return y_TD
     y_ND[dispatch.bounds[-1] :].zero_()
     return gather_sum(y_ND, dispatch, len(x_TD))
-
-
-def _functions() -> ctypes.CDLL:
-    functions = library().functions
-    assert functions is not None, "`refuses` says whether the library is there"
-    return functions

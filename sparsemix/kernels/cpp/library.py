@@ -43,6 +43,13 @@ def library() -> Library:
         return Library(None, f"the compiled library: {error}")
 
 
+def functions() -> ctypes.CDLL:
+    """Those of the library, which is there."""
+    found = library().functions
+    assert found is not None, "who calls them asks first whether they are there"
+    return found
+
+
 def cache_folder() -> Path:
     """Where compiled libraries are kept."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sparsemix"
@@ -79,6 +86,7 @@ def _declared(functions: ctypes.CDLL) -> ctypes.CDLL:
     functions.sparsemix_lanes.restype = functions.sparsemix_scratch.restype = size
     functions.sparsemix_one_row.argtypes = [pointer, size, pointer, pointer, pointer, size, size, size]
     functions.sparsemix_one_token.argtypes = [pointer, pointer]
+    functions.sparsemix_rms_norm.argtypes = [pointer, pointer, pointer, size, size, ctypes.c_double, size]
     for of_call in (functions.sparsemix_scratch, functions.sparsemix_forward, functions.sparsemix_backward):
         of_call.argtypes = [pointer]
     return functions

@@ -1,4 +1,6 @@
 // One token, as in generation: every weight is read once, and memory is what takes the time.
+#include <cmath>
+
 #include "experts.h"
 
 namespace sparsemix {
@@ -22,6 +24,17 @@ EXPORT void sparsemix_one_row(const float* matrix, int64_t stride, const float* 
                               int64_t columns, int64_t threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t r = 0; r < rows; ++r) y[r] = sparsemix::dot(matrix + r * stride, x, columns) + (bias ? bias[r] : 0);
+}
+
+// y = x / sqrt(mean(x^2) + eps) * weight, row by row.
+EXPORT void sparsemix_rms_norm(const float* x, const float* weight, float* y, int64_t rows, int64_t columns, double eps,
+                               int64_t threads) {
+#pragma omp parallel for schedule(static) num_threads(threads) if (rows * columns > 1 << 15)
+    for (int64_t r = 0; r < rows; ++r) {
+        const float* row = x + r * columns;
+        float scale = 1 / std::sqrt(sparsemix::dot(row, row, columns) / columns + float(eps));
+        for (int64_t c = 0; c < columns; ++c) y[r * columns + c] = row[c] * scale * weight[c];
+    }
 }
 
 // y = sum over the k experts j of w_j (down_j act(up_j x + b_j) + c_j), one token; the experts' rows are contiguous. Each

@@ -38,7 +38,7 @@ def hidden_gradient(
     if not (dh or wa or dots):
         return None, None, None
     num_rows, (_, dim, hidden) = len(token_N), down_EDF.shape
-    parts = (triton.cdiv(hidden, PART), num_rows)
+    parts = (-(-hidden // PART), num_rows)
     dh_NG = torch.empty_like(h_NG) if dh else None
     wa_NF = h_NG.new_empty(num_rows, hidden) if wa else None
     dot_parts = h_NG.new_empty(parts, dtype=torch.float32) if dots else None
