@@ -21,6 +21,7 @@ from green import ROOT, require_green_kernels
 from torch import Tensor
 
 import sparsemix
+from sparsemix.allocator import keep_freed_memory
 from sparsemix.checks import check
 from sparsemix.files import write_text
 
@@ -29,7 +30,7 @@ Spread = dict[str, float]
 
 
 def arguments(description: str, argv: Sequence[str] | None, rounds: int = 15) -> argparse.Namespace:
-    """The command line of every benchmark; sets the number of threads, and refuses to go on where kernels are wrong."""
+    """The command line of every benchmark; sets up the process, and refuses to go on where kernels are wrong."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--rounds", type=int, default=rounds, help="how often each contestant is timed")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch")
@@ -37,6 +38,7 @@ def arguments(description: str, argv: Sequence[str] | None, rounds: int = 15) ->
     parser.add_argument("--toy", action="store_true", help="sizes that only show that the benchmark runs")
     found = parser.parse_args(argv)
     torch.set_num_threads(found.threads)
+    keep_freed_memory()  # as the command line does; all contestants in the process have it
     if not found.toy:
         require_green_kernels()
     return found

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sparsemix import GLUExpertsConfig, MoEConfig
-from sparsemix.kernels import ExpertWeights, choose_backend, cpu, native, triton
+from sparsemix.kernels import ExpertWeights, choose_backend, cpp, cpu, native, triton
 
 
 def tensors(dim: int, hidden: int, dtype: torch.dtype = torch.float32):
@@ -12,8 +12,16 @@ def tensors(dim: int, hidden: int, dtype: torch.dtype = torch.float32):
     return torch.zeros(3, dim, dtype=dtype), ExpertWeights(up, down)
 
 
-def test_auto_is_cpu_here_and_native_where_asked_for():
-    assert choose_backend("auto", *tensors(4, 4)) == ("cpu", "the device is cpu", cpu)
+def test_auto_is_compiled_code_for_float32_and_any_is_had_where_asked_for():
+    double = tensors(4, 4, torch.float64)
+    assert choose_backend("auto", *double) == ("cpu", "cpp refuses the type torch.float64", cpu)
+    if not cpp.refuses(*tensors(4, 4)):
+        assert choose_backend("auto", *tensors(4, 4)) == ("cpp", "float32 on a CPU", cpp)
+        assert choose_backend("cpp", *tensors(4, 4)) == ("cpp", "the config asks for it", cpp)
+    with pytest.raises(
+        ValueError, match=r"^backend: cpp must be able .* got the type torch\.float64; use backend='auto'$"
+    ):
+        choose_backend("cpp", *double)
     assert choose_backend("cpu", *tensors(4, 4)).ops is cpu
     assert choose_backend("native", *tensors(4, 4)).ops is native.BACKEND
     assert choose_backend("native", *tensors(8, 8, torch.bfloat16)).ops is native.BACKEND

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from sparsemix import sort_by_expert
 from sparsemix.kernels import ExpertWeights, Gated, Plain, expert_mlp, gemm, layout
+from sparsemix.kernels.cpp.library import library
 
 FORMS = ["gated", "plain", "biased"]
 INPUTS = ["x", "weight", "up", "down", "up_bias", "down_bias"]
@@ -100,6 +101,26 @@ def test_value_and_every_gradient_by_onednn(everything_to_onednn, case, dim, hid
         compare(form, "silu", x_TD, routing, num_experts, tensors, "cpu", tolerance=2e-5)
 
 
+@pytest.mark.skipif(not library().functions, reason="nothing could be compiled")
+@settings(max_examples=150)
+@given(
+    edge_lists(),
+    st.sampled_from([1, 3, 17, 40]),
+    st.sampled_from([1, 5, 16, 20]),
+    st.sampled_from(FORMS),
+    st.sampled_from(ACTIVATIONS),
+)
+def test_value_and_every_gradient_by_compiled_code(case, dim, hidden, form, name):
+    routing, num_tokens, num_experts = case
+    routing = routing._replace(weight_N=routing.weight_N.detach().float().requires_grad_())
+    x_TD = numbers(5, num_tokens, dim).float().requires_grad_()
+    tensors = [
+        (tensor.detach() / tensor.shape[-1]).requires_grad_()
+        for tensor in parameters(form, num_experts, dim, hidden, dtype=torch.float32)
+    ]
+    compare(form, name, x_TD, routing, num_experts, tensors, "cpp", tolerance=5e-5)
+
+
 def test_an_expert_of_several_blocks_and_several_experts_in_a_block(monkeypatch):
     monkeypatch.setattr(layout, "ROWS", 4)
     dispatch = dispatch_of(list(range(14)), [0] * 9 + [1, 2, 2, 4, 4], num_experts=5)
@@ -133,7 +154,7 @@ def test_everything_is_made_where_the_tensors_are(backend, k):
 
 
 @pytest.mark.parametrize("frozen", range(4))
-@pytest.mark.parametrize("backend", ["cpu", "native"])
+@pytest.mark.parametrize("backend", ["auto", "cpu", "native"])
 def test_what_is_frozen_gets_no_gradient_and_all_else_the_same(backend, frozen):
     dispatch = dispatch_of([0, 1, 1, 2], [0, 0, 3, 3], num_experts=4)
     dispatch = dispatch._replace(weight_N=dispatch.weight_N.float())
@@ -187,7 +208,7 @@ def test_gradcheck(form, name):
     assert torch.autograd.gradcheck(run, (x_TD, dispatch.weight_N.requires_grad_(), *tensors))
 
 
-@pytest.mark.parametrize("backend", ["reference", "cpu", "native"])
+@pytest.mark.parametrize("backend", ["reference", "auto", "cpu", "native"])
 def test_an_expert_without_rows_has_gradient_zero_and_an_expanded_gradient_is_taken(backend):
     dispatch = dispatch_of([0, 1, 2], [0, 0, 3], num_experts=5)
     dispatch = dispatch._replace(weight_N=dispatch.weight_N.float())
