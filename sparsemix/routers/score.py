@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sparsemix.kernels import linear
 from sparsemix.routers.base import wide_dtype
 
 Gate = Literal["softmax_topk", "topk_softmax", "sigmoid"]
@@ -17,7 +18,7 @@ def linear_scores(x_TD: Tensor, weight_ED: Tensor) -> Tensor:
     """x W^T in at least float32, whatever the dtype of x and whatever autocast says; (T, E)."""
     dtype = wide_dtype(x_TD)
     with torch.autocast(x_TD.device.type, enabled=False):
-        return F.linear(x_TD.to(dtype), weight_ED.to(dtype))
+        return linear(x_TD.to(dtype), weight_ED.to(dtype))
 
 
 def gate_distribution(gate: Gate, logits_TE: Tensor) -> Tensor:

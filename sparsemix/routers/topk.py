@@ -117,7 +117,9 @@ class TopKRouter(WideModule):
             x_TD = jitter(x_TD, self.config.jitter)
         logits_TE = linear_scores(x_TD, self.weight_ED)
         noisy_TE, load_TE = self._add_noise(x_TD, logits_TE)
-        expert_TK, weight_TK = self._choose(noisy_TE)
+        scores_TE = gate_scores(self.config.gate, noisy_TE)
+        expert_TK, weight_TK = self._choose(scores_TE)
+        scores_are_probs = self.config.gate == "softmax_topk" and noisy_TE is logits_TE
         token_N = torch.arange(len(x_TD), device=x_TD.device).repeat_interleave(k)
         routing = Routing(
             token_N=token_N,
@@ -125,7 +127,7 @@ class TopKRouter(WideModule):
             weight_N=weight_TK.reshape(-1),
             live_N=live_edges(info, token_N, len(x_TD)),
             logits_TE=logits_TE,
-            probs_TE=gate_distribution(self.config.gate, logits_TE),
+            probs_TE=scores_TE if scores_are_probs else gate_distribution(self.config.gate, logits_TE),
             load_TE=load_TE,
             edges_per_token=k,
             info=info,
@@ -143,10 +145,9 @@ class TopKRouter(WideModule):
             return noisy_TE, torch.ones_like(logits_TE)
         return noisy_TE, selection_probability(logits_TE, noisy_TE, scale_TE, self.config.k)
 
-    def _choose(self, logits_TE: Tensor) -> tuple[Tensor, Tensor]:
+    def _choose(self, scores_TE: Tensor) -> tuple[Tensor, Tensor]:
         """The chosen experts by what the bias adds to the scores, and their weights by the scores alone."""
         gate, k = self.config.gate, self.config.k
-        scores_TE = gate_scores(gate, logits_TE)
         biased_TE = scores_TE if self.bias_E is None else scores_TE + self.bias_E
         expert_TK = biased_TE.detach().topk(k, dim=-1).indices
         weight_TK = scores_TE.gather(-1, expert_TK)

@@ -43,6 +43,7 @@ inline void for_lines(long rows, Body body) {
 inline Left copied(Left left, long rows, long depth, float* room) {
     for (long k = 0; k < depth; ++k) {
         const float* from = left.at + k * left.col;
+        __builtin_prefetch(from + LINE, 0, 2);  // of the next rows
         if (rows == LINE) std::memcpy(room + k * LINE, from, 4 * LINE);
         else std::copy(from, from + rows, room + k * LINE);
     }
