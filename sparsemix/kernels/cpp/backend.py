@@ -73,10 +73,12 @@ def _call(x_TD: Tensor, dispatch: Dispatch, weights: ExpertWeights, activation: 
 
 def _rows_combined(run: Callable[[object], object], call: Call, x_TD: Tensor, dispatch: Dispatch) -> Tensor:
     """What it writes a row an edge, summed over each token's live rows; by itself where every token has K of them."""
-    y_ND, y_TD = fresh(x_TD, len(dispatch.token_N), x_TD.shape[1]), fresh(x_TD, *x_TD.shape)
+    num_edges, y_TD = len(dispatch.token_N), fresh(x_TD, *x_TD.shape)
+    one_each = dispatch.slot_TK is not None and int(dispatch.bounds[-1]) == num_edges == len(x_TD)
+    y_ND = None if one_each else fresh(x_TD, num_edges, x_TD.shape[1])
     call.point(y_rows=y_ND, y=y_TD)
     run(ctypes.byref(call))
-    if dispatch.slot_TK is not None:
+    if y_ND is None or dispatch.slot_TK is not None:
         return y_TD
     y_ND[dispatch.bounds[-1] :].zero_()
     return gather_sum(y_ND, dispatch, len(x_TD))

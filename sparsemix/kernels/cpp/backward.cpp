@@ -176,5 +176,5 @@ EXPORT int64_t sparsemix_scratch(const sparsemix::Call* call) {
 
 EXPORT void sparsemix_backward(const sparsemix::Call* call) {
     for (const auto& shares : sparsemix::batches(*call)) sparsemix::batch_backward(*call, shares);
-    if (call->y && call->slot) sparsemix::combine(*call);
+    if (call->y) sparsemix::combine(*call);
 }

@@ -33,7 +33,7 @@ struct Call {
     Matrices up, down;
     const float *up_bias, *down_bias;
     float* saved;  // the pre-activation, in panels
-    float *y_rows, *y;
+    float *y_rows, *y;  // without y_rows, every token has one live row, and that is its y
     // of backward only; there y_rows and y are the gradient of x
     const float* dy;
     float *dweight, *dup, *ddown, *dup_bias, *ddown_bias;
@@ -92,6 +92,15 @@ inline Vec panel_weights(const Call& call, const Block& block, long panel) {
     return w;
 }
 
+// Where the W rows of a panel are written: in the order of the dispatch, or straight to their tokens.
+inline void output_rows(const Call& call, const Block& block, long panel, float* (&rows)[W]) {
+    if (!call.y_rows) return token_rows(call, block, panel, call.y, rows);
+    for (long i = 0; i < W; ++i) {
+        long row = panel * W + i;
+        rows[i] = row < block.rows ? call.y_rows + (block.row + row) * call.dim : nullptr;
+    }
+}
+
 // left * in + start, transposed into the rows of y_rows; `out` is room for the panels between.
 template <class Start>
 inline void write_rows(const Call& call, const Block& block, Left left, const Panels& in, const Panels& out, float* room,
@@ -102,10 +111,7 @@ inline void write_rows(const Call& call, const Block& block, Left left, const Pa
             if (!last) return;
             for (long p = 0; p < block.panels(); ++p) {
                 float* rows[W];
-                for (long i = 0; i < W; ++i) {
-                    long row = p * W + i;
-                    rows[i] = row < block.rows ? call.y_rows + (block.row + row) * call.dim : nullptr;
-                }
+                output_rows(call, block, p, rows);
                 for (long i = 0; i < count; i += W) from_panel(out.row(p, c + i), c + i, std::min<long>(W, count - i), rows);
             }
         });
@@ -114,6 +120,7 @@ inline void write_rows(const Call& call, const Block& block, Left left, const Pa
 
 // y_t = the sum of its live rows of y_rows.
 inline void combine(const Call& call) {
+    if (!call.slot || !call.y_rows) return;
     long live = call.live();
 #pragma omp parallel for schedule(static) num_threads(call.threads)
     for (long t = 0; t < call.tokens; ++t) {

@@ -43,5 +43,5 @@ EXPORT void sparsemix_forward(const sparsemix::Call* call) {
 #pragma omp parallel for schedule(dynamic) num_threads(call->threads)
     for (size_t i = 0; i < blocks.size(); ++i)
         if (blocks[i].rows) sparsemix::forward(*call, blocks[i]);
-    if (call->slot) sparsemix::combine(*call);
+    sparsemix::combine(*call);
 }
