@@ -38,8 +38,8 @@ def arguments(description: str, argv: Sequence[str] | None, rounds: int = 15) ->
     parser.add_argument("--toy", action="store_true", help="sizes that only show that the benchmark runs")
     found = parser.parse_args(argv)
     torch.set_num_threads(found.threads)
-    keep_freed_memory()  # as the command line does; all contestants in the process have it
     if not found.toy:
+        keep_freed_memory()  # as the command line does; all contestants in the process have it
         require_green_kernels()
     return found
 

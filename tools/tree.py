@@ -1,4 +1,4 @@
-"""The annotated file tree of the README, made from the first docstring lines; run it to update the README."""
+"""The annotated file tree of the README, made from the first lines of files; run it to update the README."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ast
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+KINDS = {".py", ".cpp", ".h"}
 BEGIN, END = "<!-- tree -->\n", "<!-- /tree -->"
 
 
@@ -16,14 +17,23 @@ def tree(package: Path) -> str:
         depth = len(folder.relative_to(package).parts)
         if folder != package:
             lines.append(_line(depth, f"{folder.name}/", folder / "__init__.py"))
-        files = sorted(path for path in folder.glob("*.py") if path.name != "__init__.py" or folder == package)
-        lines += [_line(depth + 1, path.name, path) for path in files]
+        files = sorted(path for path in folder.iterdir() if path.suffix in KINDS)
+        lines += [
+            _line(depth + 1, path.name, path) for path in files if path.name != "__init__.py" or folder == package
+        ]
     return "\n".join(lines) + "\n"
 
 
 def _line(depth: int, name: str, path: Path) -> str:
-    text = ast.get_docstring(ast.parse(path.read_text())) or ""
-    return f"{'  ' * depth + name:<28} {text.splitlines()[0] if text else ''}".rstrip()
+    return f"{'  ' * depth + name:<28} {_purpose(path)}".rstrip()
+
+
+def _purpose(path: Path) -> str:
+    """The first line of its docstring, or of the comment that C++ begins with."""
+    text = path.read_text()
+    if path.suffix != ".py":
+        return text.splitlines()[0].removeprefix("// ")
+    return (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
 
 
 def updated(readme: str) -> str:

@@ -8,6 +8,7 @@ import pytest
 from sparsemix.cli.describe import memory, optimizer_state, parameters_by_part
 from sparsemix.config import read_json, to_json
 from sparsemix.experts import GLUExpertsConfig, MLPExpertsConfig
+from sparsemix.kernels.cpp.library import library
 from sparsemix.layer import MoEConfig
 from sparsemix.models import AttentionConfig, DecoderConfig
 from sparsemix.models.architectures import ARCHITECTURES
@@ -64,7 +65,7 @@ def test_every_known_architecture(sparsemix, name):
         assert facts["lacks"]
     else:
         assert sum(facts["parameters_by_part"].values()) == facts["parameters_total"]
-        assert facts["kernel"]["backend"] in ("cpu", "native")
+        assert facts["kernel"]["backend"] in ("cpp", "cpu", "native")
 
 
 def test_the_list(sparsemix):
@@ -150,7 +151,10 @@ def test_the_kernel_and_why():
         moe = MoEConfig(num_experts=4, experts=experts(hidden=8, backend=backend))
         return kernel(replace(MODEL, moe=moe), Precision())
 
-    assert chosen("auto")[:2] == ("cpu", "the device is cpu")
+    found = library()
+    assert chosen("auto")[:2] == (
+        ("cpp", "float32 on a CPU") if found.functions else ("cpu", f"cpp refuses {found.reason}")
+    )
     for backend in ("reference", "cpu", "native"):
         for experts in (GLUExpertsConfig, MLPExpertsConfig):
             assert chosen(backend, experts)[:2] == (backend, "the config asks for it")

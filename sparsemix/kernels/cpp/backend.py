@@ -66,7 +66,7 @@ def backward(
 
 def _call(x_TD: Tensor, dispatch: Dispatch, weights: ExpertWeights, activation: Activation) -> Call:
     call = Call(x_TD, weights, activation)
-    call.rows, call.k = len(dispatch.token_N), 0 if dispatch.slot_TK is None else dispatch.slot_TK.shape[1]
+    call.k = 0 if dispatch.slot_TK is None else dispatch.slot_TK.shape[1]
     call.point(token=dispatch.token_N, weight=dispatch.weight_N.float(), bounds=dispatch.bounds, slot=dispatch.slot_TK)
     return call
 

@@ -1,5 +1,6 @@
-// The experts' gradients, a batch of rows at a time: first those of rows, block by block; then those of weights, which
-// sum over rows, expert by expert.
+// The experts' gradients, a batch of rows at a time.
+//
+// First those of rows, block by block; then those of weights, which sum over rows, expert by expert.
 #include "experts.h"
 
 namespace sparsemix {

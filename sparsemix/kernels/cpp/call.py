@@ -18,7 +18,7 @@ class Matrices(ctypes.Structure):
     _fields_ = (("at", ctypes.c_void_p), *((name, ctypes.c_int64) for name in ("expert", "row", "col")))
 
 
-_SIZES = ("tokens", "dim", "hidden", "gated", "experts", "rows", "k", "activation", "threads")
+_SIZES = ("tokens", "dim", "hidden", "gated", "experts", "k", "activation", "threads")
 _INPUTS = ("x", "token", "weight", "bounds", "slot")
 _OUTPUTS = ("up_bias", "down_bias", "saved", "y_rows", "y")
 _OF_BACKWARD = ("dy", "dweight", "dup", "ddown", "dup_bias", "ddown_bias", "scratch")

@@ -24,7 +24,7 @@ struct Matrices {
 
 // Laid out as the caller fills it in; null where there is no such thing or nobody asks.
 struct Call {
-    int64_t tokens, dim, hidden, gated, experts, rows, k, activation, threads;
+    int64_t tokens, dim, hidden, gated, experts, k, activation, threads;
     const float* x;
     const int64_t* token;
     const float* weight;
@@ -32,7 +32,7 @@ struct Call {
     const int64_t* slot;
     Matrices up, down;
     const float *up_bias, *down_bias;
-    float* saved;  // the pre-activation, in panels
+    float* saved;       // the pre-activation, in panels
     float *y_rows, *y;  // without y_rows, every token has one live row, and that is its y
     // of backward only; there y_rows and y are the gradient of x
     const float* dy;

@@ -1,4 +1,4 @@
-// Panels: W tokens side by side, one number of each in a vector. Between rows of a matrix and panels lies a transposition.
+// Panels: W tokens side by side, one number of each in a vector; made of rows, and back, by transposing.
 #pragma once
 
 #include <algorithm>

@@ -1,4 +1,4 @@
-// Products of an expert's matrix with panels of tokens.
+// Products of an expert's matrix with panels of tokens, a slab of the depth at a time.
 #pragma once
 
 #include "panels.h"
@@ -50,7 +50,7 @@ inline Left copied(Left left, long rows, long depth, float* room) {
     return {room, 1, LINE};
 }
 
-// In blocks, while which what is needed next is fetched: the next rows, or the same ones of the next slab.
+// In blocks of columns; while one is multiplied, what is needed next is fetched: the next rows, or the next slab's.
 inline Left fetching(Left left, long first, long rows) {
     left.block = LINE * left.col;
     left.ahead = left.col == 1 ? left.at + rows * left.row : left.at + (SHORT + first) * left.col;

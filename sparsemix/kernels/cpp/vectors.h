@@ -1,5 +1,6 @@
-// Vectors of floats as wide as the registers, in the vector extension of GCC and Clang: any CPU. Only
-// stores past the cache take an intrinsic.
+// Vectors of floats as wide as the machine's registers.
+//
+// In the vector extension of GCC and Clang, which serves any CPU; only stores past the cache take an intrinsic.
 #pragma once
 
 #include <cstdint>
