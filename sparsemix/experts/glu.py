@@ -33,6 +33,8 @@ class GLUExpertsConfig:
     """Applied to the gate; silu makes it a SwiGLU."""
     backend: BackendName = "auto"
     """Which kernel computes it."""
+    recompute: bool = False
+    """Compute the pre-activation again in backward instead of keeping its 2 N F numbers: less memory, more time."""
 
     def build(self, dim: int, num_experts: int) -> GLUExperts:
         """E experts over x of width `dim`."""
@@ -64,7 +66,7 @@ class GLUExperts(nn.Module):
             autocast(x_TD.device, tensor) for tensor in (x_TD, self.gate_up_EFD, self.down_EDF)
         )
         weights, activation = ExpertWeights(gate_up_EGD, down_EDF), Gated(self.config.activation)
-        return expert_mlp(x_TD, dispatch, weights, activation, self.config.backend), ()
+        return expert_mlp(x_TD, dispatch, weights, activation, self.config.backend, self.config.recompute), ()
 
     def one_token(self, x_1D: Tensor, routing: Routing) -> Tensor | None:
         """The weighted sum of one token, straight from its routing, where nobody wants a gradient; else None."""

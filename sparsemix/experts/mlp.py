@@ -35,6 +35,8 @@ class MLPExpertsConfig:
     """Add b_up and b_down."""
     backend: BackendName = "auto"
     """Which kernel computes it."""
+    recompute: bool = False
+    """Compute the pre-activation again in backward instead of keeping its N F numbers: less memory, more time."""
 
     def build(self, dim: int, num_experts: int) -> MLPExperts:
         """E experts over x of width `dim`."""
@@ -74,8 +76,8 @@ class MLPExperts(nn.Module):
             autocast(device, self.up_bias_EF),
             autocast(device, self.down_bias_ED),
         )
-        activation = Plain(self.config.activation)
-        return expert_mlp(autocast(device, x_TD), dispatch, weights, activation, self.config.backend), ()
+        x_TD, activation = autocast(device, x_TD), Plain(self.config.activation)
+        return expert_mlp(x_TD, dispatch, weights, activation, self.config.backend, self.config.recompute), ()
 
     def one_token(self, x_1D: Tensor, routing: Routing) -> Tensor | None:
         """The weighted sum of one token, straight from its routing, where nobody wants a gradient; else None."""

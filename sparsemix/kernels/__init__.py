@@ -1,6 +1,6 @@
 """The arithmetic of experts: grouped matrix products, the expert MLP around them, and the combine."""
 
-from sparsemix.kernels.activations import Activation, ActivationName, Gated, Plain
+from sparsemix.kernels.activations import Activation, ActivationName, ClampedGated, Gated, Interleaved, Plain
 from sparsemix.kernels.backend import BackendName, Choice, choose_backend
 from sparsemix.kernels.combine import combine
 from sparsemix.kernels.expert_mlp import expert_mlp
@@ -16,8 +16,10 @@ __all__ = [
     "ActivationName",
     "BackendName",
     "Choice",
+    "ClampedGated",
     "ExpertWeights",
     "Gated",
+    "Interleaved",
     "Plain",
     "add_product",
     "choose_backend",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, Protocol
+import json
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -13,11 +14,6 @@ ActivationName = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2", "sigmoid"
 
 class Activation(Protocol):
     """Maps the pre-activation h to the F numbers that the down projection reads."""
-
-    @property
-    def name(self) -> ActivationName:
-        """Of the pointwise function."""
-        ...
 
     @property
     def width(self) -> int:
@@ -67,6 +63,70 @@ class Gated(NamedTuple):
         torch.mul(da, act, out=dup)
         pointwise_backward(self.name, da.mul_(up), gate, out=dgate)
         return torch.mul(act, up, out=da), dh
+
+
+class ClampedGated(NamedTuple):
+    """a = g sigmoid(alpha g) (u + 1), g clamped from above and u on both sides. Source: the gpt-oss models, 2025."""
+
+    limit: float = 7.0
+    alpha: float = 1.702
+    width: int = 2
+
+    def forward(self, h: Tensor) -> Tensor:
+        gate, up = h.chunk(2, dim=-1)
+        gate, up = gate.clamp(max=self.limit), up.clamp(-self.limit, self.limit)
+        return gate * torch.sigmoid(self.alpha * gate) * (up + 1)
+
+    def recompute(self, h: Tensor, da: Tensor) -> tuple[Tensor, Tensor]:
+        gate, up = h.chunk(2, dim=-1)
+        inside_gate, inside_up = gate <= self.limit, up.abs() <= self.limit
+        gate, up = gate.clamp(max=self.limit), up.clamp(-self.limit, self.limit) + 1
+        share = torch.sigmoid(self.alpha * gate)
+        act = gate * share
+        slope = share + self.alpha * act * (1 - share)
+        dh = torch.cat([da * up * slope * inside_gate, da * act * inside_up], dim=-1)
+        return torch.mul(act, up, out=da), dh
+
+
+class Interleaved(NamedTuple):
+    """Another activation of an h whose rows lie gate, up, gate, up, ..., as some checkpoints have them."""
+
+    of: Gated | ClampedGated
+    width: int = 2
+
+    def forward(self, h: Tensor) -> Tensor:
+        return self.of.forward(_gates_first(h))
+
+    def recompute(self, h: Tensor, da: Tensor) -> tuple[Tensor, Tensor]:
+        a, dh = self.of.recompute(_gates_first(h), da)
+        return a, torch.stack(dh.chunk(2, dim=-1), dim=-1).flatten(-2)
+
+
+def _gates_first(h: Tensor) -> Tensor:
+    return torch.cat([h[..., ::2], h[..., 1::2]], dim=-1)
+
+
+_KINDS = {kind.__name__: kind for kind in (Plain, Gated, ClampedGated, Interleaved)}
+
+
+def written(activation: Any) -> str:
+    """As JSON: operators of PyTorch's take text, but no objects. By hand, since the compiler cannot see into `json`."""
+    return f'["{type(activation).__name__}", {", ".join(map(_field, activation))}]'
+
+
+def read(text: str) -> Activation:
+    """What was written."""
+    return _whole(json.loads(text))
+
+
+def _field(value: Any) -> str:
+    if isinstance(value, tuple):
+        return written(value)
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+def _whole(value: Any) -> Any:
+    return _KINDS[value[0]](*map(_whole, value[1:])) if isinstance(value, list) else value
 
 
 def pointwise(name: ActivationName, x: Tensor) -> Tensor:

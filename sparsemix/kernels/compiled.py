@@ -9,7 +9,7 @@ from typing import Any, Optional
 import torch
 from torch import Tensor
 
-from sparsemix.kernels.activations import Activation, ActivationName, Gated, Plain
+from sparsemix.kernels.activations import Activation, read, written
 from sparsemix.kernels.backend import Backend, BackendName, choose_backend
 from sparsemix.kernels.weights import ExpertWeights, Needs
 from sparsemix.routing import Dispatch
@@ -23,7 +23,7 @@ def expert_mlp(
 ) -> Tensor:
     """As `kernels.expert_mlp.expert_mlp`, in one node of the graph."""
     *indices, all_live = dispatch
-    return _forward(x_TD, *weights, *indices, all_live, activation.name, activation.width, backend)
+    return _forward(x_TD, *weights, *indices, all_live, written(activation), backend)
 
 
 @torch.library.custom_op("sparsemix::expert_mlp", mutates_args=())
@@ -40,12 +40,12 @@ def _forward(
     slot_TK: _Maybe,
     all_live: bool,
     activation: str,
-    width: int,
     backend: str,
 ) -> Tensor:
     weights = ExpertWeights(up_EGD, down_EDF, up_bias_EG, down_bias_ED)
     dispatch = Dispatch(token_N, edge_N, weight_N, bounds, slot_TK, all_live)
-    return _ops(backend, x_TD, weights).forward(x_TD, dispatch, weights, _activation(activation, width))[0]
+    act = read(activation)
+    return _ops(backend, x_TD, weights, act).forward(x_TD, dispatch, weights, act)[0]
 
 
 @torch.library.custom_op("sparsemix::expert_mlp_backward", mutates_args=())
@@ -63,13 +63,13 @@ def _backward(
     slot_TK: _Maybe,
     all_live: bool,
     activation: str,
-    width: int,
     backend: str,
     needs: list[bool],
 ) -> list[Tensor]:
     weights = ExpertWeights(up_EGD, down_EDF, up_bias_EG, down_bias_ED)
     dispatch = Dispatch(token_N, edge_N, weight_N, bounds, slot_TK, all_live)
-    ops, act = _ops(backend, x_TD, weights), _activation(activation, width)
+    act = read(activation)
+    ops = _ops(backend, x_TD, weights, act)
     _, saved = ops.forward(x_TD, dispatch, weights, act)
     found = ops.backward(dy_TD.contiguous(), x_TD, saved, dispatch, weights, act, Needs(*needs))
     return [x_TD.new_empty(0) if gradient is None else gradient for gradient in found]
@@ -101,19 +101,14 @@ def _gradients(ctx: Any, dy_TD: Tensor) -> tuple[Tensor | None, ...]:
         gradient if of is not None and need else None
         for gradient, of, need in zip(found, (x, weight, up, down, up_bias, down_bias), needs)
     )
-    return dx, *dparameters, None, None, dweight, *[None] * 6
+    return dx, *dparameters, None, None, dweight, *[None] * 5
 
 
 _forward.register_autograd(_gradients, setup_context=_save)
 
 
-def _ops(backend: str, x_TD: Tensor, weights: ExpertWeights) -> Backend:
+def _ops(backend: str, x_TD: Tensor, weights: ExpertWeights, activation: Activation) -> Backend:
     name: Any = backend
-    ops = choose_backend(name, x_TD, weights).ops
+    ops = choose_backend(name, x_TD, weights, activation).ops
     assert ops is not None, "the reference is a loop under autograd, and cannot be inside an operator"
     return ops
-
-
-def _activation(name: Any, width: int) -> Activation:
-    found: ActivationName = name
-    return Gated(found) if width == 2 else Plain(found)

@@ -21,6 +21,7 @@ def expert_mlp(
     weights: ExpertWeights,
     activation: Activation,
     backend: BackendName = "auto",
+    recompute: bool = False,
 ) -> Tensor:
     """y_t = sum over the live rows n of token t of w_n (W_down act(W_up x_t + b_up) + b_down), each with its expert.
 
@@ -33,6 +34,7 @@ def expert_mlp(
         weights: of the experts, in the dtype of x.
         activation: what stands between the projections.
         backend: who computes it; `reference` is the loop under autograd.
+        recompute: keep no pre-activation, so that nothing of size N F lives until backward, which computes it again.
 
     Returns:
         (T, D), the dtype of x; gradient flows to x, the combine weights and the experts' weights.
@@ -41,10 +43,10 @@ def expert_mlp(
     """
     if torch.compiler.is_compiling() and backend != "reference":
         return compiled.expert_mlp(x_TD, dispatch, weights, activation, backend)
-    ops = choose_backend(backend, x_TD, weights).ops
+    ops = choose_backend(backend, x_TD, weights, activation).ops
     if ops is None:
         return reference.expert_mlp(x_TD, dispatch, weights, activation)
-    return _ExpertMLP.apply(x_TD, dispatch.weight_N, *weights, dispatch, activation, ops)
+    return _ExpertMLP.apply(x_TD, dispatch.weight_N, *weights, dispatch, activation, ops, recompute)
 
 
 class _ExpertMLP(torch.autograd.Function):
@@ -60,12 +62,13 @@ class _ExpertMLP(torch.autograd.Function):
         dispatch: Dispatch,
         activation: Activation,
         ops: Backend,
+        recompute: bool,
     ) -> Tensor:
         weights = ExpertWeights(up_EGD, down_EDF, up_bias_EG, down_bias_ED)
         y_TD, saved = ops.forward(x_TD, dispatch, weights, activation)
         *indices, all_live = dispatch._replace(weight_N=weight_N)
-        ctx.save_for_backward(x_TD, *weights, *indices, *saved)
-        ctx.ops, ctx.activation, ctx.all_live = ops, activation, all_live
+        ctx.save_for_backward(x_TD, *weights, *indices, *(() if recompute else saved))
+        ctx.ops, ctx.activation, ctx.all_live, ctx.recompute = ops, activation, all_live, recompute
         return y_TD
 
     @staticmethod
@@ -75,5 +78,7 @@ class _ExpertMLP(torch.autograd.Function):
         dispatch, saved = Dispatch(*indices[:5], all_live=ctx.all_live), indices[5:]
         weights = ExpertWeights(up, down, up_bias, down_bias)
         needs = Needs(*ctx.needs_input_grad[: len(Needs._fields)])
+        if ctx.recompute:
+            _, saved = ctx.ops.forward(x_TD, dispatch, weights, ctx.activation)
         found = ctx.ops.backward(grads[0].contiguous(), x_TD, saved, dispatch, weights, ctx.activation, needs)
-        return *found, None, None, None
+        return *found, None, None, None, None

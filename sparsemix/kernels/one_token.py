@@ -28,7 +28,7 @@ def one_token(
     """
     if len(x_TD) != 1 or backend not in ("auto", "cpp", "cpu") or not nobody_differentiates(x_TD):
         return None
-    if backend != "cpu" and cpp.takes_one_token(x_TD, weights):
+    if backend != "cpu" and cpp.takes_one_token(x_TD, weights, activation):
         live = slice(None) if routing.live_N is None else routing.live_N
         return cpp.one_token(x_TD, routing.expert_N[live], routing.weight_N[live], weights, activation)
     return _expert_by_expert(x_TD, routing, weights, activation)

@@ -1,12 +1,14 @@
 """Activations against their formulas, and their written-out derivatives against autograd."""
 
+import math
+
 import pytest
 import references
 import torch
 from cases import ACTIVATIONS, numbers, same
 
-from sparsemix.kernels import Gated, Plain
-from sparsemix.kernels.activations import pointwise
+from sparsemix.kernels import ClampedGated, Gated, Interleaved, Plain
+from sparsemix.kernels.activations import pointwise, read, written
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
@@ -28,6 +30,37 @@ def test_recompute_gives_the_value_again_and_the_derivative(kind, name):
     assert a.shape == (7, 5)
     same(again, a.detach(), "a")
     same(dh, expected, "dh")
+
+
+@pytest.mark.parametrize("activation", [ClampedGated(), ClampedGated(limit=1.5, alpha=1.0), Interleaved(Gated("gelu"))])
+def test_those_of_other_libraries_give_the_value_again_and_the_derivative(activation):
+    h, da = (numbers(0, 7, 10) * 5).requires_grad_(), numbers(1, 7, 5)
+    a = activation.forward(h)
+    (expected,) = torch.autograd.grad(a, h, da)
+    again, dh = activation.recompute(h.detach(), da)
+    same(again, a.detach(), "a")
+    same(dh, expected, "dh")
+
+
+def test_clamped_by_its_formula():
+    h = numbers(0, 40, 2) * 8
+    for (gate, up), a in zip(h.tolist(), ClampedGated().forward(h)[:, 0].tolist()):
+        gate, up = min(gate, 7.0), max(-7.0, min(up, 7.0))
+        assert a == pytest.approx(gate / (1 + math.exp(-1.702 * gate)) * (up + 1), abs=1e-12)
+
+
+def test_interleaved_rows_are_gate_up_gate_up():
+    h = torch.tensor([[1.0, 10.0, -1.0, 20.0]])
+    assert Interleaved(Gated("relu")).forward(h).tolist() == [[10.0, 0.0]]
+
+
+@pytest.mark.parametrize(
+    "activation",
+    [Plain("relu2"), Gated("silu"), ClampedGated(limit=3.0), Interleaved(Gated("gelu")), Interleaved(ClampedGated())],
+)
+def test_what_is_written_can_be_read(activation):
+    assert read(written(activation)) == activation
+    assert type(read(written(activation))) is type(activation)
 
 
 def test_the_gate_comes_before_the_up_projection():

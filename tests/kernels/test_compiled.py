@@ -48,6 +48,13 @@ def test_a_layer_compiles_whole_and_is_what_it_was(experts, router, padded):
         same(parameter.grad, wanted, "gradient")
 
 
+def test_a_layer_in_float32_compiles_whole_too():
+    moe = MoEConfig(num_experts=5, experts=EXPERTS[0]).build(4)
+    compiled_moe = torch.compile(moe, fullgraph=True, backend="aot_eager")
+    for actual, wanted in zip(run(compiled_moe, numbers(0, 9, 4).float()), run(moe, numbers(0, 9, 4).float())):
+        same(actual, wanted, tolerance=1e-5)
+
+
 def test_another_number_of_tokens_does_not_compile_anew_for_ever():
     moe = MoEConfig(num_experts=5, experts=EXPERTS[0]).build(4).double()
     compiled_moe = torch.compile(moe, fullgraph=True, backend="aot_eager")
@@ -98,4 +105,4 @@ def test_the_operator_keeps_the_rules_of_operators(bias):
     weights += [None] * (4 - len(weights))
     x_TD, weight_N = numbers(5, 3, 3).requires_grad_(), dispatch.weight_N.requires_grad_()
     *indices, all_live = dispatch._replace(weight_N=weight_N)
-    torch.library.opcheck(compiled._forward, (x_TD, *weights, *indices, all_live, "silu", 1, "cpu"))
+    torch.library.opcheck(compiled._forward, (x_TD, *weights, *indices, all_live, '["Plain", "silu", 1]', "cpu"))

@@ -1,6 +1,5 @@
 """The compiled back end where tiles, panels, slabs and batches end, with vectors of each width; and how it is built."""
 
-import ctypes
 import os
 import platform
 import subprocess
@@ -92,9 +91,7 @@ def agrees(size, form, **options):
 def target(request, tmp_path_factory):
     """The library for one width of vector, in the place of the machine's own."""
     flags = (*(flag for flag in built.FLAGS if not flag.startswith("-march")), f"-march={request.param}")
-    compiler = os.environ.get("CXX", "c++")
-    path = built.compiled(compiler, tmp_path_factory.mktemp("cache"), flags)
-    library = built.Library(built._declared(ctypes.CDLL(str(path))), "")
+    library = built.opened(built.compiled(built.cxx(), tmp_path_factory.mktemp("cache"), flags))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(built, "library", lambda: library)
         yield request.param
@@ -186,22 +183,26 @@ def test_one_row_without_autograd_is_one_row_with_it(target, inner, columns, bia
 def test_what_it_refuses():
     _, _, weights = tensors(SIZES[2], "gated")
     x_TD = torch.randn(3, SIZES[2][1])
-    assert cpp.refuses(x_TD, weights) == ""
-    assert cpp.refuses(x_TD.double(), weights) == "the type torch.float64"
-    assert cpp.refuses(x_TD, weights._replace(up_EGD=weights.up_EGD.bfloat16())) == "the type torch.bfloat16"
-    assert cpp.refuses(x_TD.to("meta"), weights) == "the device meta"
+    assert cpp.refuses(x_TD, weights, Plain("silu")) == ""
+    assert cpp.refuses(x_TD.double(), weights, Plain("silu")) == "the type torch.float64"
+    assert (
+        cpp.refuses(x_TD, weights._replace(up_EGD=weights.up_EGD.bfloat16()), Plain("silu"))
+        == "the type torch.bfloat16"
+    )
+    assert cpp.refuses(x_TD.to("meta"), weights, Plain("silu")) == "the device meta"
 
 
 HELLO = """
 import torch
 from sparsemix import GLUExpertsConfig, MoEConfig
 from sparsemix.kernels.backend import choose_backend
-from sparsemix.kernels import ExpertWeights
+from sparsemix.kernels import ExpertWeights, Gated
 moe = MoEConfig(num_experts=3, experts=GLUExpertsConfig(hidden=4)).build(8)
 moe(torch.randn(5, 8))[0].sum().backward()
 with torch.no_grad():
     moe(torch.randn(1, 8))
-choice = choose_backend("auto", torch.zeros(1, 8), ExpertWeights(moe.experts.gate_up_EFD, moe.experts.down_EDF))
+weights = ExpertWeights(moe.experts.gate_up_EFD, moe.experts.down_EDF)
+choice = choose_backend("auto", torch.zeros(1, 8), weights, Gated("silu"))
 print(choice.name, "|", choice.reason)
 """
 

@@ -1,5 +1,6 @@
 """Every back end of the expert MLP against a loop over rows: the value and every gradient; and what it saves."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -9,8 +10,8 @@ from cases import ACTIVATIONS, dispatch_of, edge_lists, gradients, numbers, same
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sparsemix import sort_by_expert
-from sparsemix.kernels import ExpertWeights, Gated, Plain, expert_mlp, gemm, layout
+from sparsemix import GLUExpertsConfig, MLPExpertsConfig, MoEConfig, TopKRouterConfig, sort_by_expert
+from sparsemix.kernels import ClampedGated, ExpertWeights, Gated, Interleaved, Plain, expert_mlp, gemm, layout
 from sparsemix.kernels.cpp.library import library
 
 FORMS = ["gated", "plain", "biased"]
@@ -235,14 +236,15 @@ def test_y_has_the_dtype_of_x_and_the_weights_keep_theirs(form, dtype):
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("k", [3, None])
-def test_backward_keeps_x_and_the_pre_activation_and_nothing_of_n_by_d(form, k):
+@pytest.mark.parametrize("recompute", [False, True])
+def test_backward_keeps_x_and_the_pre_activation_and_nothing_of_n_by_d(form, k, recompute):
     num_tokens, dim, hidden, num_experts = 5, 7, 11, 4
     expert = [(t + j) % num_experts for t in range(num_tokens) for j in range(3)]
     dispatch = dispatch_of([t for t in range(num_tokens) for _ in range(3)], expert, num_experts, k)
     x_TD, tensors = numbers(5, num_tokens, dim).requires_grad_(), parameters(form, num_experts, dim, hidden)
     saved = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
-        expert_mlp(x_TD, dispatch, ExpertWeights(*tensors), activation_of(form, "silu"))
+        expert_mlp(x_TD, dispatch, ExpertWeights(*tensors), activation_of(form, "silu"), recompute=recompute)
 
     given_to_it = {tensor.untyped_storage().data_ptr() for tensor in tensors}
     numbers_saved = [
@@ -251,8 +253,51 @@ def test_backward_keeps_x_and_the_pre_activation_and_nothing_of_n_by_d(form, k):
         if tensor.is_floating_point() and tensor.untyped_storage().data_ptr() not in given_to_it
     ]
     wide = 2 * hidden if form == "gated" else hidden
+    if recompute:
+        assert sorted(numbers_saved) == [(num_tokens, dim), (15,)]
+        return
     pre_activation = [shape for shape in numbers_saved if shape[1:] == (wide,)]
     assert sum(rows for rows, _ in pre_activation) == 15
     assert sorted(set(numbers_saved) - set(pre_activation)) == [(num_tokens, dim), (15,)]
     integers_saved = [tuple(tensor.shape) for tensor in saved if not tensor.is_floating_point()]
     assert sorted(integers_saved) == sorted([(15,), (15,), (num_experts + 1,)] + ([(num_tokens, 3)] if k else []))
+
+
+@pytest.mark.parametrize("backend", ["auto", "cpu", "native"])
+@pytest.mark.parametrize("config", [GLUExpertsConfig(hidden=8), MLPExpertsConfig(hidden=8, bias=True)])
+def test_a_pre_activation_computed_again_gives_the_same_gradients(config, backend):
+    found = []
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        own = replace(config, backend=backend, recompute=recompute)
+        moe = MoEConfig(num_experts=4, router=TopKRouterConfig(k=2), experts=own).build(8)
+        x_TD = torch.randn(9, 8, requires_grad=True)
+        moe(x_TD)[0].square().sum().backward()
+        found.append([x_TD.grad, *(parameter.grad for parameter in moe.parameters())])
+    for kept, again in zip(*found):
+        assert torch.equal(kept, again)
+
+
+@pytest.mark.parametrize("backend", ["auto", "cpu", "native"])
+@pytest.mark.parametrize(
+    "activation", [ClampedGated(limit=0.5), Interleaved(Gated("silu")), Interleaved(ClampedGated())]
+)
+def test_layouts_of_other_libraries_without_a_copy(activation, backend):
+    """Transposed weights, gate and up rows in turns, biases, clamps: as gpt-oss has them."""
+    dispatch = dispatch_of([0, 0, 1, 1, 2, 2], [3, 0, 0, 1, 3, 0], num_experts=4, k=2)
+    up, down, up_bias, down_bias = numbers(1, 4, 8, 16), numbers(2, 4, 8, 8), numbers(3, 4, 16), numbers(4, 4, 8)
+    leaves = [
+        tensor.float().requires_grad_()
+        for tensor in (numbers(0, 3, 8), dispatch.weight_N, up, down, up_bias, down_bias)
+    ]
+
+    def run(backend):
+        x_TD, weight_N, up_EDG, down_EFD, *biases = leaves
+        weights = ExpertWeights(up_EDG.mT, down_EFD.mT, *biases)
+        y_TD = expert_mlp(x_TD, dispatch._replace(weight_N=weight_N), weights, activation, backend)
+        return y_TD, torch.autograd.grad(y_TD.square().sum(), leaves)
+
+    (actual, grads), (expected, wanted) = run(backend), run("reference")
+    same(actual, expected, "y", 1e-4)
+    for what, grad, reference in zip(INPUTS, grads, wanted):
+        same(grad / reference.abs().max(), reference / reference.abs().max(), what, 1e-5)

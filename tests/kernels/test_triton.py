@@ -19,7 +19,7 @@ from triton_cases import (
     random_weights,
 )
 
-from sparsemix.kernels import Gated
+from sparsemix.kernels import Gated, Plain
 from sparsemix.kernels.triton import refuses
 from sparsemix.kernels.triton.backend import backward, forward
 from sparsemix.kernels.triton.combine import combine, rows_of_tokens
@@ -205,7 +205,7 @@ def test_combine_never_reads_dead_rows(ragged):
 )
 def test_what_is_refused(x_dtype, dtype, reason):
     weights = ExpertWeights(torch.zeros(2, 4, 4, dtype=dtype), torch.zeros(2, 4, 4, dtype=dtype))
-    assert refuses(torch.zeros(3, 4, dtype=x_dtype), weights) == reason
+    assert refuses(torch.zeros(3, 4, dtype=x_dtype), weights, Plain("silu")) == reason
 
 
 def test_float32_is_exact_unless_pytorch_is_told_otherwise():

@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from sparsemix.kernels.activations import Activation
+from sparsemix.kernels.activations import Activation, Gated, Plain
 from sparsemix.kernels.combine import gather_sum
 from sparsemix.kernels.cpp.call import Call
 from sparsemix.kernels.cpp.library import functions, library
@@ -18,13 +18,15 @@ from sparsemix.kernels.weights import ExpertWeights, Gradients, Needs
 from sparsemix.routing import Dispatch
 
 
-def refuses(x_TD: Tensor, weights: ExpertWeights) -> str:
+def refuses(x_TD: Tensor, weights: ExpertWeights, activation: Activation) -> str:
     """What it cannot serve of these tensors; empty if it can."""
     for tensor in (x_TD, *weights):
         if tensor is not None and tensor.device.type != "cpu":
             return f"the device {tensor.device}"
         if tensor is not None and tensor.dtype != torch.float32:
             return f"the type {tensor.dtype}"
+    if not isinstance(activation, Plain | Gated):
+        return f"the activation {activation}"
     return library().reason
 
 

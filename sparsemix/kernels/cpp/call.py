@@ -8,7 +8,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from sparsemix.kernels.activations import Activation, ActivationName
+from sparsemix.kernels.activations import Activation, ActivationName, Gated, Plain
 from sparsemix.kernels.weights import ExpertWeights
 
 
@@ -37,6 +37,7 @@ class Call(ctypes.Structure):
 
     def __init__(self, x_TD: Tensor, weights: ExpertWeights, activation: Activation) -> None:
         super().__init__()
+        assert isinstance(activation, Plain | Gated), "`refuses` lets no other pass"
         self.tensors: list[Tensor] = []
         (self.tokens, _), (self.experts, self.dim, self.hidden) = x_TD.shape, weights.down_EDF.shape
         self.gated, self.threads = activation.width == 2, torch.get_num_threads()

@@ -31,16 +31,34 @@ class Library(NamedTuple):
 @functools.cache
 def library() -> Library:
     """Compiled if need be, in seconds. Never raises: without a compiler there are other back ends."""
-    compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+    compiler = cxx()
     if compiler is None:
         return Library(None, "that there is no C++ compiler")
     try:
-        return Library(_declared(ctypes.CDLL(str(compiled(compiler, cache_folder())))), "")
+        return opened(compiled(compiler, cache_folder()))
     except subprocess.CalledProcessError as error:
         lines = error.stderr.strip().splitlines() or [f"exit status {error.returncode}"]
         return Library(None, f"what the C++ compiler says: {lines[0]}")
     except (OSError, AttributeError) as error:
         return Library(None, f"the compiled library: {error}")
+
+
+def opened(path: Path) -> Library:
+    """The functions of a compiled library, with the types of what they take."""
+    functions, size, pointer = ctypes.CDLL(str(path)), ctypes.c_int64, ctypes.c_void_p
+    functions.sparsemix_lanes.restype = functions.sparsemix_scratch.restype = size
+    functions.sparsemix_one_row.argtypes = [pointer, size, pointer, pointer, pointer, size, size, size]
+    functions.sparsemix_one_token.argtypes = [pointer, pointer]
+    functions.sparsemix_rms_norm.argtypes = [pointer, pointer, pointer, size, size, ctypes.c_double, size]
+    for of_call in (functions.sparsemix_scratch, functions.sparsemix_forward, functions.sparsemix_backward):
+        of_call.argtypes = [pointer]
+    return Library(functions, "")
+
+
+def cxx() -> str | None:
+    """The C++ compiler: `CXX` of the environment, or the first that there is."""
+    found = (shutil.which(name) for name in ("c++", "g++", "clang++"))
+    return os.environ.get("CXX") or next(filter(None, found), None)
 
 
 def functions() -> ctypes.CDLL:
@@ -78,15 +96,3 @@ def compiled(compiler: str, folder: Path, flags: tuple[str, ...] = FLAGS) -> Pat
 
 def _run(command: list[str]) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
-
-
-def _declared(functions: ctypes.CDLL) -> ctypes.CDLL:
-    """With the types of what is not an int."""
-    size, pointer = ctypes.c_int64, ctypes.c_void_p
-    functions.sparsemix_lanes.restype = functions.sparsemix_scratch.restype = size
-    functions.sparsemix_one_row.argtypes = [pointer, size, pointer, pointer, pointer, size, size, size]
-    functions.sparsemix_one_token.argtypes = [pointer, pointer]
-    functions.sparsemix_rms_norm.argtypes = [pointer, pointer, pointer, size, size, ctypes.c_double, size]
-    for of_call in (functions.sparsemix_scratch, functions.sparsemix_forward, functions.sparsemix_backward):
-        of_call.argtypes = [pointer]
-    return functions

@@ -38,9 +38,9 @@ def one_row(x_1D: Tensor, w_FD: Tensor, bias_F: Tensor | None = None) -> Tensor:
     return y_1F
 
 
-def takes_one_token(x_1D: Tensor, weights: ExpertWeights) -> bool:
+def takes_one_token(x_1D: Tensor, weights: ExpertWeights, activation: Activation) -> bool:
     """Whether it can serve these: rows must be contiguous."""
-    return weights.up_EGD.stride(2) == weights.down_EDF.stride(2) == 1 and not refuses(x_1D, weights)
+    return weights.up_EGD.stride(2) == weights.down_EDF.stride(2) == 1 and not refuses(x_1D, weights, activation)
 
 
 def one_token(

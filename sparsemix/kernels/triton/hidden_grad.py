@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sparsemix.kernels.activations import Activation
+from sparsemix.kernels.activations import Gated, Plain
 from sparsemix.kernels.triton.activations import pointwise_and_slope
 from sparsemix.kernels.triton.schedule import Tiles, place_in_group, rows_of
 from sparsemix.kernels.triton.tile import dot_rows, weight_ptrs
@@ -20,7 +20,7 @@ def hidden_gradient(
     token_N: Tensor,
     weight_N: Tensor,
     down_EDF: Tensor,
-    activation: Activation,
+    activation: Plain | Gated,
     tiles: Tiles,
     *,
     dh: bool,

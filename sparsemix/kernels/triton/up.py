@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sparsemix.kernels.activations import Activation
+from sparsemix.kernels.activations import Gated, Plain
 from sparsemix.kernels.triton.activations import pointwise
 from sparsemix.kernels.triton.schedule import Tiles, place_in_group, rows_of
 from sparsemix.kernels.triton.tile import dot_rows, dot_rows_pair, weight_ptrs
@@ -19,7 +19,7 @@ def up_projection(
     weight_N: Tensor,
     up_EGD: Tensor,
     up_bias_EG: Tensor | None,
-    activation: Activation,
+    activation: Plain | Gated,
     tiles: Tiles,
 ) -> tuple[Tensor, Tensor]:
     """(h_NG, wa_NF): h_n = W_up x_t + b_up, and w_n act(h_n) of h as it was rounded; dead rows are not written."""
