@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import warnings
 
 from ours import Contestant, LayerShape
 
@@ -29,7 +30,9 @@ def refuses(shape: LayerShape) -> str:
 
 def layer(shape: LayerShape) -> Contestant:
     """Its MoE with experts of the same width, and every choice of every token routed."""
-    from st_moe_pytorch import MoE
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of its type hints, which a library that it uses thinks old
+        from st_moe_pytorch import MoE
 
     moe = MoE(
         dim=shape.dim,
