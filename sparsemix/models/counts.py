@@ -1,6 +1,7 @@
 """Exact counts of parameters and of floating point operations, found in two ways that agree.
 
 Active parameters are those that a token's forward reads: of E routed experts k count, and both embeddings do.
+Where experts differ, a token visits each of them equally often on average, and counts are rounded.
 FLOPs are those of a forward pass for one token, 2 for each multiply-add in a matrix product: projections,
 routers, k experts, the unembedding, and attention over `context` keys, not halved for causality. Norms,
 activations, biases and the embedding's look-up are not counted. Training takes 3 times as many.
@@ -10,12 +11,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any, cast
 
 import torch
 
-from sparsemix.checks import check
-from sparsemix.experts import DenseConfig, ExpertsConfig, GLUExpertsConfig, MLPExpertsConfig
-from sparsemix.layer import MoE, MoEConfig
+from sparsemix.experts import (
+    ClampedGLUExpertsConfig,
+    ConcatExpertsConfig,
+    ConstantExpertsConfig,
+    CopyExpertsConfig,
+    DenseConfig,
+    ExpertsConfig,
+    GLUExpertsConfig,
+    MLPExpertsConfig,
+    ZeroExpertsConfig,
+)
+from sparsemix.layer import MoE, MoEConfig, MoEExpertsConfig
 from sparsemix.models.attention import AttentionConfig
 from sparsemix.models.decoder import Decoder, DecoderConfig
 
@@ -42,11 +53,11 @@ class Counts:
 
 @dataclass(frozen=True)
 class Tally:
-    """Parameters of a part, how many of them a token uses, and multiply-adds of its matrices for a token."""
+    """Parameters of a part, how many of them a token uses on average, and multiply-adds of its matrices for a token."""
 
     total: int = 0
-    active: int = 0
-    multiply_adds: int = 0
+    active: int | Fraction = 0
+    multiply_adds: int | Fraction = 0
 
     def __add__(self, other: Tally) -> Tally:
         return Tally(self.total + other.total, self.active + other.active, self.multiply_adds + other.multiply_adds)
@@ -94,9 +105,9 @@ class Shape:
         attended = self.attended_width * context + self.windowed_width * min(context, self.window)
         return Counts(
             parameters_total=self.blocks.total + embeddings,
-            parameters_active=self.blocks.active + embeddings,
+            parameters_active=round(self.blocks.active) + embeddings,
             parameters_embedding=embedding,
-            flops_per_token=2 * (self.blocks.multiply_adds + embedding + attended),
+            flops_per_token=2 * (round(self.blocks.multiply_adds) + embedding + attended),
             kv_values_per_token=self.kv_values,
             context=context,
         )
@@ -126,12 +137,11 @@ def count_by_tensors(config: DecoderConfig, context: int | None = None) -> Count
     keys = [block.attention.key.weight.shape[0] for block in decoder.blocks]
     queries = [block.attention.query.weight.shape[0] for block in decoder.blocks]
     context = config.context if context is None else context
-    assert active.denominator == multiply_adds.denominator == 1, "experts of different size have no exact share"
     return Counts(
         parameters_total=sum(parameter.numel() for parameter in decoder.parameters()),
-        parameters_active=int(active),
+        parameters_active=round(active),
         parameters_embedding=decoder.embedding.weight.numel(),
-        flops_per_token=2 * int(multiply_adds) + 4 * sum(queries) * context,
+        flops_per_token=2 * round(multiply_adds) + 4 * sum(queries) * context,
         kv_values_per_token=2 * sum(keys),
         context=context,
     )
@@ -170,27 +180,39 @@ def attention_tally(config: AttentionConfig, dim: int) -> Tally:
     return tally
 
 
-def ffn_tally(config: DenseConfig | ExpertsConfig, dim: int) -> Tally:
+def ffn_tally(config: DenseConfig | ExpertsConfig | MoEExpertsConfig, dim: int) -> Tally:
     """One dense feed-forward layer, or one expert."""
-    if isinstance(config, GLUExpertsConfig):
-        return 3 * matrix(config.hidden, dim)
-    seen = type(config).__name__
-    check(
-        isinstance(config, MLPExpertsConfig),
-        "experts",
-        "must be GLU or MLP to count",
-        seen,
-        "count by tensors",
-    )
-    assert isinstance(config, MLPExpertsConfig)
-    tally = 2 * matrix(config.hidden, dim)
-    return tally + vector(config.hidden + dim) if config.bias else tally
+    match config:
+        case GLUExpertsConfig() | ClampedGLUExpertsConfig():
+            biases = vector(2 * config.hidden + dim) if config.bias else Tally()
+            return 3 * matrix(config.hidden, dim) + biases
+        case MLPExpertsConfig():
+            biases = vector(config.hidden + dim) if config.bias else Tally()
+            return 2 * matrix(config.hidden, dim) + biases
+        case ZeroExpertsConfig() | CopyExpertsConfig():
+            return Tally()
+        case ConstantExpertsConfig():
+            return 3 * matrix(1, dim)
+        case MoEExpertsConfig():
+            return moe_tally(config.moe, dim)
+        case _:
+            seen = type(config).__name__
+            raise ValueError(f"experts: must be of a kind that has a formula, got {seen}; count by tensors")
+
+
+def experts_tally(config: ExpertsConfig | MoEExpertsConfig, dim: int, num_experts: int, k: int) -> Tally:
+    """All routed experts, of which a token visits k."""
+    if not isinstance(config, ConcatExpertsConfig):
+        return routed(ffn_tally(config, dim), num_experts, k)
+    every = sum((part.num_experts * ffn_tally(part.experts, dim) for part in config.parts), Tally())
+    share = Fraction(k, num_experts)
+    return Tally(every.total, share * every.active, share * every.multiply_adds)
 
 
 def moe_tally(config: MoEConfig, dim: int) -> Tally:
     """One mixture: router, experts, and the shared expert with its gate."""
     router = config.router
-    tally = matrix(config.num_experts, dim) + routed(ffn_tally(config.experts, dim), config.num_experts, router.k)
+    tally = matrix(config.num_experts, dim) + experts_tally(config.experts, dim, config.num_experts, router.k)
     if router.noise:
         tally += matrix(config.num_experts, dim)
     if config.shared is not None:
@@ -201,12 +223,11 @@ def moe_tally(config: MoEConfig, dim: int) -> Tally:
 
 
 def _active_share(decoder: Decoder) -> dict[str, Fraction]:
-    """Name of each parameter of a routed expert -> k / E."""
-    shares = {}
-    for name, module in decoder.named_modules():
+    """Name of each parameter of a routed expert -> k / E, multiplied where mixtures lie in mixtures."""
+    shares: dict[str, Fraction] = {}
+    for prefix, module in decoder.named_modules():
         if isinstance(module, MoE):
-            assert decoder.config.moe is not None
-            share = Fraction(decoder.config.moe.router.k, decoder.config.moe.num_experts)
-            experts = module.get_submodule("experts")
-            shares |= {f"{name}.experts.{leaf}": share for leaf, _ in experts.named_parameters()}
+            share = Fraction(cast(Any, module.router).config.k, module.router.num_experts)
+            for name, _ in module.get_submodule("experts").named_parameters(f"{prefix}.experts"):
+                shares[name] = share * shares.get(name, Fraction(1))
     return shares
