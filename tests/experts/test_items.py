@@ -145,3 +145,15 @@ def test_a_layer_of_convolutions_over_images():
     for t, image in enumerate(x):
         same(y[t], routing.weight_N[t] * moe.experts.experts[routing.expert_N[t]](image))
     assert len(set(routing.expert_N.tolist())) == 2
+
+
+def test_lstms_run_in_bfloat16_by_cast_and_by_autocast():
+    moe, x = MoEConfig(num_experts=4, experts=LSTMExpertsConfig(hidden=8), item_dims=2).build(8), torch.randn(3, 5, 8)
+    expected = moe(x)[0].detach()
+    with torch.autocast("cpu", torch.bfloat16):
+        y, routing = moe(x)
+    same(y.detach().float(), expected, tolerance=0.05)
+    assert routing.logits_TE.dtype == torch.float32
+    y.float().sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in moe.parameters())
+    assert moe.bfloat16()(x.bfloat16())[0].dtype == torch.bfloat16
