@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 import torch
+from torch import nn
 
 from sparsemix.checks import check
 from sparsemix.experts import DenseConfig, ExpertsConfig, GLUExpertsConfig, MLPExpertsConfig
@@ -45,8 +46,8 @@ class Tally:
     """Parameters of a part, how many of them a token uses, and multiply-adds of its matrices for a token."""
 
     total: int = 0
-    active: int = 0
-    multiply_adds: int = 0
+    active: int | Fraction = 0
+    multiply_adds: int | Fraction = 0
 
     def __add__(self, other: Tally) -> Tally:
         return Tally(self.total + other.total, self.active + other.active, self.multiply_adds + other.multiply_adds)
@@ -65,9 +66,9 @@ def vector(size: int) -> Tally:
     return Tally(size, size, 0)
 
 
-def routed(expert: Tally, num_experts: int, k: int) -> Tally:
-    """E experts, k of which a token visits."""
-    return Tally(num_experts * expert.total, k * expert.active, k * expert.multiply_adds)
+def routed(expert: Tally, num_experts: int, active: Fraction) -> Tally:
+    """E experts, so many of which a token visits on average."""
+    return Tally(num_experts * expert.total, active * expert.active, active * expert.multiply_adds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,9 +95,9 @@ class Shape:
         attended = self.attended_width * context + self.windowed_width * min(context, self.window)
         return Counts(
             parameters_total=self.blocks.total + embeddings,
-            parameters_active=self.blocks.active + embeddings,
+            parameters_active=round(self.blocks.active + embeddings),
             parameters_embedding=embedding,
-            flops_per_token=2 * (self.blocks.multiply_adds + embedding + attended),
+            flops_per_token=round(2 * (self.blocks.multiply_adds + embedding + attended)),
             kv_values_per_token=self.kv_values,
             context=context,
         )
@@ -126,12 +127,11 @@ def count_by_tensors(config: DecoderConfig, context: int | None = None) -> Count
     keys = [block.attention.key.weight.shape[0] for block in decoder.blocks]
     queries = [block.attention.query.weight.shape[0] for block in decoder.blocks]
     context = config.context if context is None else context
-    assert active.denominator == multiply_adds.denominator == 1, "experts of different size have no exact share"
     return Counts(
         parameters_total=sum(parameter.numel() for parameter in decoder.parameters()),
-        parameters_active=int(active),
+        parameters_active=round(active),
         parameters_embedding=decoder.embedding.weight.numel(),
-        flops_per_token=2 * int(multiply_adds) + 4 * sum(queries) * context,
+        flops_per_token=round(2 * multiply_adds) + 4 * sum(queries) * context,
         kv_values_per_token=2 * sum(keys),
         context=context,
     )
@@ -189,15 +189,22 @@ def ffn_tally(config: DenseConfig | ExpertsConfig, dim: int) -> Tally:
 
 def moe_tally(config: MoEConfig, dim: int) -> Tally:
     """One mixture: router, experts, and the shared expert with its gate."""
-    router = config.router
-    tally = matrix(config.num_experts, dim) + routed(ffn_tally(config.experts, dim), config.num_experts, router.k)
-    if router.noise:
-        tally += matrix(config.num_experts, dim)
+    active = Fraction(config.router.edges_per_token(config.num_experts))
+    tally = router_tally(config, dim) + routed(ffn_tally(config.experts, dim), config.num_experts, active)
     if config.shared is not None:
         tally += ffn_tally(config.shared, dim)
     if config.shared_gate:
         tally += matrix(1, dim)
     return tally
+
+
+def router_tally(config: MoEConfig, dim: int) -> Tally:
+    """A router: all that it holds, and a product for each matrix."""
+    with torch.device("meta"):
+        router = config.router.build(dim, config.num_experts)
+    assert isinstance(router, nn.Module)
+    tallies = [Tally(p.numel(), p.numel(), p.numel() * (p.ndim > 1)) for p in router.parameters()]
+    return sum(tallies, Tally())
 
 
 def _active_share(decoder: Decoder) -> dict[str, Fraction]:
@@ -206,7 +213,8 @@ def _active_share(decoder: Decoder) -> dict[str, Fraction]:
     for name, module in decoder.named_modules():
         if isinstance(module, MoE):
             assert decoder.config.moe is not None
-            share = Fraction(decoder.config.moe.router.k, decoder.config.moe.num_experts)
+            moe = decoder.config.moe
+            share = Fraction(moe.router.edges_per_token(moe.num_experts)) / moe.num_experts
             experts = module.get_submodule("experts")
             shares |= {f"{name}.experts.{leaf}": share for leaf, _ in experts.named_parameters()}
     return shares

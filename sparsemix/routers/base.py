@@ -8,8 +8,35 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from sparsemix.balance import Loss
 from sparsemix.checks import check
 from sparsemix.routing import Routing, TokenInfo
+
+
+class RouterConfig(Protocol):
+    """What every router's config says of it."""
+
+    @property
+    def causal(self) -> bool:
+        """Whether a token's routing is free of any influence of later tokens."""
+        ...
+
+    @property
+    def balances_itself(self) -> bool:
+        """Whether its experts are loaded evenly, or need not be, without any loss and without any state."""
+        ...
+
+    def edges_per_token(self, num_experts: int) -> float:
+        """Experts that a token goes to, on average or by design."""
+        ...
+
+    def losses(self, num_experts: int) -> tuple[Loss, ...]:
+        """The balance losses of its paper, with their coefficients."""
+        ...
+
+    def build(self, dim: int, num_experts: int) -> Router:
+        """The router over x of width `dim`."""
+        ...
 
 
 class Router(Protocol):
@@ -34,6 +61,17 @@ class Router(Protocol):
     def update(self, total: Tensor) -> None:
         """Adapt the router's state to the summed statistic, once an optimiser step."""
         ...
+
+
+class Stateless:
+    """For routers that follow no load."""
+
+    def statistic(self, routing: Routing) -> Tensor | None:
+        """None."""
+
+    def update(self, total: Tensor) -> None:
+        """Never called."""
+        raise AssertionError("there is no state to update")
 
 
 class WideModule(nn.Module):

@@ -14,11 +14,11 @@ from sparsemix.routers.base import wide_dtype
 Gate = Literal["softmax_topk", "topk_softmax", "sigmoid"]
 
 
-def linear_scores(x_TD: Tensor, weight_ED: Tensor) -> Tensor:
-    """x W^T in at least float32, whatever the dtype of x and whatever autocast says; (T, E)."""
+def linear_scores(x_TD: Tensor, weight_ED: Tensor, bias_E: Tensor | None = None) -> Tensor:
+    """x W^T + b in at least float32, whatever the dtype of x and whatever autocast says; (T, E)."""
     dtype = wide_dtype(x_TD)
     with torch.autocast(x_TD.device.type, enabled=False):
-        return linear(x_TD.to(dtype), weight_ED.to(dtype))
+        return linear(x_TD.to(dtype), weight_ED.to(dtype), None if bias_E is None else bias_E.to(dtype))
 
 
 def gate_distribution(gate: Gate, logits_TE: Tensor) -> Tensor:
@@ -40,6 +40,18 @@ def gate_scores(gate: Gate, logits_TE: Tensor) -> Tensor:
             return logits_TE
         case "sigmoid":
             return torch.sigmoid(logits_TE)
+
+
+def gate_weights(gate: Gate, scores_TK: Tensor, normalize: bool) -> Tensor:
+    """The combine weights of the chosen experts from their scores."""
+    if gate == "topk_softmax":
+        return scores_TK.softmax(-1)
+    return over_sum(scores_TK) if normalize else scores_TK
+
+
+def over_sum(weight_TK: Tensor) -> Tensor:
+    """Weights that sum to 1 for each token; 0 where all are 0."""
+    return weight_TK / (weight_TK.sum(-1, keepdim=True) + 1e-20)
 
 
 def jitter(x_TD: Tensor, epsilon: float) -> Tensor:

@@ -1,30 +1,68 @@
-"""Pure functions from scores to chosen experts, and the order in which an expert serves its edges."""
+"""Pure functions from scores to chosen experts and their weights, and from these to a routing."""
 
 from __future__ import annotations
 
-import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from sparsemix.checks import check
+from sparsemix.routers.base import live_edges
+from sparsemix.routing import Routing, TokenInfo
 
-def capacity(num_tokens: int, k: int, num_experts: int, factor: float) -> int:
-    """max(1, ceil(factor T k / E)) edges an expert: k is included, rounded up, never below one token.
 
-    Source: Megatron's rule (V-MoE rounds further up, to a multiple of 4); others leave k out, which agrees for k = 1.
+def check_k(k: int, num_experts: int) -> None:
+    """Raise `ValueError` unless 1 <= k <= E."""
+    seen, remedy = f"k={k} with num_experts={num_experts}", "lower k or add experts"
+    check(1 <= k <= num_experts, "k", "must be in 1..num_experts", seen, remedy)
+
+
+def best(scores_TE: Tensor, k: int) -> Tensor:
+    """The k best experts of each token, best first, (T, K)."""
+    return scores_TE.detach().topk(k, dim=-1).indices
+
+
+def token_choice(expert_TK: Tensor, weight_TK: Tensor, info: TokenInfo | None, **fields: Any) -> Routing:
+    """The routing of tokens that chose k experts each, best first.
+
+    Args:
+        expert_TK: the choices.
+        weight_TK: their combine weights.
+        info: `valid_T` makes the edges of padding not live.
+        fields: others of the routing.
     """
-    share = round(factor * num_tokens * k / num_experts, 6)  # 1.1 * 10 is a hair above 11 in floating point
-    return max(1, math.ceil(share))
+    num_tokens, k = expert_TK.shape
+    token_N = torch.arange(num_tokens, device=expert_TK.device).repeat_interleave(k)
+    return Routing(
+        token_N=token_N,
+        expert_N=expert_TK.reshape(-1),
+        weight_N=weight_TK.reshape(-1),
+        live_N=live_edges(info, token_N, num_tokens),
+        edges_per_token=k,
+        info=info,
+        **fields,
+    )
 
 
-def position_order(num_tokens: int, k: int, device: torch.device) -> Tensor:
-    """Edges (token-major, K a token) in serving order: all first choices by position, then all second ones, ..."""
-    return torch.arange(num_tokens * k, device=device).view(num_tokens, k).T.reshape(-1)
+def ragged_choice(chosen_TE: Tensor, weight_TE: Tensor, info: TokenInfo | None, **fields: Any) -> Routing:
+    """The routing of tokens that chose as many experts as they like, which costs no more than these.
 
-
-def probability_order(weight_N: Tensor) -> Tensor:
-    """Edges in serving order: the largest gate first, ties by position."""
-    return weight_N.detach().argsort(descending=True, stable=True)
+    Args:
+        chosen_TE: bool, the choices.
+        weight_TE: combine weights, read where chosen.
+        info: `valid_T` makes the edges of padding not live.
+        fields: others of the routing.
+    """
+    token_N, expert_N = chosen_TE.nonzero(as_tuple=True)
+    return Routing(
+        token_N=token_N,
+        expert_N=expert_N,
+        weight_N=weight_TE[token_N, expert_N],
+        live_N=live_edges(info, token_N, len(chosen_TE)),
+        info=info,
+        **fields,
+    )
 
 
 def selection_probability(clean_TE: Tensor, noisy_TE: Tensor, scale_TE: Tensor, k: int) -> Tensor:
