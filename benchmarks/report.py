@@ -46,8 +46,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """What each benchmark wrote, in the order of the page; unknown ones last. That of a GPU is never left out."""
+    """What each benchmark claims, in the order of the page; unknown ones last. That of a GPU is never left out."""
     found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
+    found = {name: result for name, result in found.items() if any(claims(result))}  # not the routers' demos
     found.setdefault("gpu_layer", not_measured())
     first = [name for name in ORDER if name in found]
     return {name: found[name] for name in [*first, *(name for name in found if name not in ORDER)]}
