@@ -21,6 +21,7 @@ from references.losses import (
     null_expert_loss,
     parameter_penalty,
     relu_loss,
+    selection_loss,
     switch_loss,
     weighted_loss,
     z_loss,
@@ -186,6 +187,12 @@ def test_entropies():
     same(entropy_loss(torch.full((2, 4), 0.25).double(), [True, True]), matrix(math.log(4)))
     same(entropy_loss(matrix([[0, 1, 0]]), [True]), matrix(0.0))
     same(entropy_loss(matrix([[0.5, 0.5], [1, 0]]), [True, True]), matrix(math.log(2) / 2))
+
+
+def test_the_predictor_of_depth_is_scored_by_its_cross_entropy():
+    # chances 1 / 2 and 3 / 4, the first chosen, the second not: (ln 2 + ln 4) / 2
+    logits_T = matrix([0, math.log(3), 5])
+    same(selection_loss(logits_T, [True, False, True], [True, True, False]), matrix(1.5 * math.log(2)))
 
 
 def test_the_local_loss_is_low_and_the_global_loss_off_where_sure_tokens_are_spread():
