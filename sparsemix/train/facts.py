@@ -11,7 +11,7 @@ import torch
 
 import sparsemix
 from sparsemix.experts import GLUExpertsConfig, MLPExpertsConfig
-from sparsemix.kernels import Choice, ExpertWeights, Gated, Plain, choose_backend, onednn_is_faster
+from sparsemix.kernels import Choice, ExpertWeights, choose_backend, onednn_is_faster
 from sparsemix.models import DecoderConfig
 from sparsemix.train.config import TrainConfig
 from sparsemix.train.precision import Precision, multiplies_bfloat16
@@ -60,5 +60,4 @@ def kernel(model: DecoderConfig, precision: Precision) -> Choice | None:
     weights = ExpertWeights(
         one.expand(model.moe.num_experts, rows, model.dim), one.expand(model.moe.num_experts, model.dim, experts.hidden)
     )
-    activation = (Plain if isinstance(experts, MLPExpertsConfig) else Gated)(experts.activation)
-    return choose_backend(experts.backend, one.expand(1, model.dim), weights, activation)
+    return choose_backend(experts.backend, one.expand(1, model.dim), weights)
