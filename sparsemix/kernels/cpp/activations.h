@@ -5,7 +5,8 @@
 
 namespace sparsemix {
 
-// e^x = 2^n e^r with |r| <= ln(2) / 2, the latter by its Taylor series up to r^7: within 2 units in the last place.
+// e^x = 2^n e^r with |r| <= ln(2) / 2, the latter by its Taylor series up to r^7. Of all float32 from -87 to 88, none is
+// off by more than 1.3 units in the last place (by more than 1 with fused multiply-add).
 inline Vec exp(Vec x) {
     x = x < -87.0f ? all(-87.0f) : x;
     x = x > 88.0f ? all(88.0f) : x;
@@ -35,7 +36,8 @@ struct Silu {
     }
 };
 
-// x Phi(x). Phi by Abramowitz and Stegun 7.1.26, off by at most 1e-7.
+// x Phi(x), Phi by Abramowitz and Stegun 7.1.26. Of all float32 from -20 to 20, none is off by more than 2e-7 max(1, |x|);
+// the slope by no more than 4e-7.
 struct Gelu {
     static Point at(Vec x) {
         Vec size = (x < 0.0f ? -x : x) * 0.70710678f;
