@@ -27,7 +27,8 @@ HEAD = """# Performance
 Made by `make bench` from `benchmarks/results/*.json`; do not edit. Each line is a ratio: of the times of two things
 that took turns in one process (A B, B A, ...), as the median over all rounds with the quartiles in brackets; or of
 bytes. A claim without a target is only reported. Nothing is timed unless the tests of the kernels pass and its values
-are right.
+are right. For all contestants alike, the process keeps freed memory rather than giving it back to the system, as the
+command line does.
 """
 
 
