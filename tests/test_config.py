@@ -68,7 +68,7 @@ def test_a_config_comes_back_from_json_as_it_was(layer):
 
 def test_json_says_all_there_is_to_say_defaults_and_types_included():
     written = json.loads(to_json(MoEConfig(num_experts=4, experts=GLUExpertsConfig(hidden=8))))
-    defaults = {"activation": "silu", "backend": "auto", "recompute": False}
+    defaults = {"activation": "silu", "bias": False, "backend": "auto", "recompute": False}
     assert written["experts"] == {"type": "glu", "hidden": 8, **defaults}
     assert written["router"]["type"] == "topk"
     assert set(written["router"]) == {field.name for field in dataclasses.fields(TopKRouterConfig)}
