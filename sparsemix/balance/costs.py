@@ -30,8 +30,9 @@ def cost_loss(routing: Routing, cost_E: Tensor, load_E: Tensor | None = None) ->
     probs_TE = field(routing, "probs_TE", "cost_loss")
     num_experts = probs_TE.shape[1]
     check(len(cost_E) == num_experts, "costs", f"must be {num_experts} numbers, one an expert", len(cost_E))
-    choices_E = count(routing, "cost_loss") / num_tokens(routing) if load_E is None else load_E
-    return (cost_E * choices_E * mean_over_tokens(routing, probs_TE)).sum()
+    if load_E is None:
+        load_E = count(routing, "cost_loss").to(probs_TE.dtype) / num_tokens(routing)
+    return (cost_E * load_E * mean_over_tokens(routing, probs_TE)).sum()
 
 
 def null_loss(routing: Routing, num_null: int, load_E: Tensor | None = None) -> Tensor:
