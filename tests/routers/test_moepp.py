@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from references import capacity, losses, token_choice, variable
 from references.edges import choices_of
-from routers.examples import DIM, kept, same_routing, sized
+from routers.examples import DIM, below, kept, same_routing, sized
 
-from sparsemix import Routing, TokenInfo, balance_loss, load
+from sparsemix import TokenInfo, balance_loss, load
 from sparsemix.routers import CapacityConfig, MoEPPRouterConfig
 
 PAPER = {"num_zero": 1, "num_copy": 1, "num_constant": 2, "tau": 0.75}
@@ -17,12 +17,6 @@ PAPER = {"num_zero": 1, "num_copy": 1, "num_constant": 2, "tau": 0.75}
 
 def router_of(num_experts: int, **fields):
     return sized(MoEPPRouterConfig(**fields).build(DIM, num_experts))
-
-
-def below(logits_TE: torch.Tensor) -> Routing:
-    """A routing with these logits."""
-    none_N = torch.zeros(0, dtype=torch.int64)
-    return Routing(none_N, none_N, torch.zeros(0), logits_TE=logits_TE)
 
 
 @given(st.integers(0, 5), st.integers(5, 9), st.booleans(), st.booleans(), st.data())
