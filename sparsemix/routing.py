@@ -104,29 +104,30 @@ def sort_by_expert(routing: Routing, num_experts: int) -> Dispatch:
 
 
 def drop_over_capacity(
-    routing: Routing, num_queues: int, capacity: int, order_N: Tensor, queue_N: Tensor | None = None
+    routing: Routing, num_queues: int, capacity: int | Tensor, order_N: Tensor, queue_N: Tensor | None = None
 ) -> Routing:
     """Mark as not live the edges past the first `capacity` of each queue; the choice itself stays as it was.
 
     Args:
         routing: N edges; those not live already take no place.
         num_queues: E, where each expert has one queue.
-        capacity: the most edges that are taken from a queue, at least 1.
+        capacity: the most edges that are taken from a queue, at least 1; for each queue its own: (num_queues,).
         order_N: a permutation of the edges, the first to be served first.
         queue_N: the queue that each edge waits in; None: its expert's.
 
     Returns:
         The routing with `live_N` set.
     """
-    assert capacity >= 1, "an expert that may take no token would crash one-token decoding"
+    assert isinstance(capacity, Tensor) or capacity >= 1, "an expert that may take no token would crash decoding"
     live_N = torch.ones_like(routing.expert_N, dtype=torch.bool) if routing.live_N is None else routing.live_N
     queue_N = routing.expert_N if queue_N is None else queue_N
+    capacity_N = capacity if isinstance(capacity, int) else capacity[queue_N]
     waiting_N = torch.where(live_N, queue_N, num_queues)[order_N]  # the dead wait in a queue of their own
     queue_N, edge_N = torch.sort(waiting_N, stable=True)
     starts = torch.searchsorted(queue_N, torch.arange(num_queues + 1, device=queue_N.device))
     place_N = torch.arange(len(queue_N), device=queue_N.device) - starts[queue_N]
-    served_N = torch.empty_like(live_N).scatter_(0, order_N[edge_N], place_N < capacity)
-    return routing._replace(live_N=live_N & served_N)
+    place_N = torch.empty_like(place_N).scatter_(0, order_N[edge_N], place_N)
+    return routing._replace(live_N=live_N & (place_N < capacity_N))
 
 
 def valid_edges(routing: Routing) -> Tensor | None:

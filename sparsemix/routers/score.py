@@ -54,6 +54,24 @@ def over_sum(weight_TK: Tensor) -> Tensor:
     return weight_TK / (weight_TK.sum(-1, keepdim=True) + 1e-20)
 
 
+def softmax_among(logits_TK: Tensor, counted_TK: Tensor) -> Tensor:
+    """Softmax over the entries that count, bool (T, K); 0 for the others, and for a token none of whose entries does.
+
+    Rather than a softmax over all divided by its sum over these, which is 0 / 0 where all of these underflow.
+    """
+    left_out_TK = ~counted_TK & counted_TK.any(-1, keepdim=True)
+    return logits_TK.masked_fill(left_out_TK, -torch.inf).softmax(-1).masked_fill(~counted_TK, 0)
+
+
+def running_sum(x_TE: Tensor) -> Tensor:
+    """Each entry plus all before it, by doubling: on a GPU, `cumsum` is refused where determinism is asked for."""
+    reach = 1
+    while reach < x_TE.shape[1]:
+        x_TE = x_TE + F.pad(x_TE[:, :-reach], (reach, 0))
+        reach *= 2
+    return x_TE
+
+
 def jitter(x_TD: Tensor, epsilon: float) -> Tensor:
     """x times uniform noise in [1 - epsilon, 1 + epsilon]: mean-preserving. Source: Switch's code (2101.03961).
 

@@ -1,11 +1,42 @@
 """Routers that the tests of routers share: with logits of size 1, or that choose what they are told to."""
 
 import torch
-from cases import numbers
+from cases import gradients, numbers, same
 
-from sparsemix import TopKRouter, TopKRouterConfig
+from sparsemix import Routing, TokenInfo, TopKRouter, TopKRouterConfig
+from sparsemix.routers import (
+    CapacityConfig,
+    DenseRouterConfig,
+    MoEPPRouterConfig,
+    NoisyTopKRouterConfig,
+    NullRouterConfig,
+    ReLURouterConfig,
+    SelectionBiasConfig,
+    SwitchRouterConfig,
+    TopPRouterConfig,
+)
 
 DIM = 6
+NUM_EXPERTS = 8
+EVERY_ROUTER = {
+    "top-k": TopKRouterConfig(k=2),
+    "top-k, logits first": TopKRouterConfig(k=3, gate="topk_softmax", bias=True),
+    "top-k, selection bias": TopKRouterConfig(k=3, gate="sigmoid", selection_bias=SelectionBiasConfig()),
+    "top-k, capacity": TopKRouterConfig(k=2, capacity=CapacityConfig(factor=0.6, factor_eval=0.6)),
+    "top-k, all": TopKRouterConfig(k=NUM_EXPERTS),
+    "noisy top-k": NoisyTopKRouterConfig(k=2),
+    "switch": SwitchRouterConfig(),
+    "switch, by probability": SwitchRouterConfig(capacity=CapacityConfig(factor=0.6, priority="probability")),
+    "top-p": TopPRouterConfig(),
+    "top-p, normalised": TopPRouterConfig(p=0.7, normalize=True, max_k=4),
+    "relu": ReLURouterConfig(k=2, coefficient=0.1),
+    "null": NullRouterConfig(k=4, num_null=3),
+    "MoE++": MoEPPRouterConfig(),
+    "MoE++, capacity": MoEPPRouterConfig(normalize=True, capacity=CapacityConfig(factor=0.6)),
+    "dense": DenseRouterConfig(),
+    "dense, totals": DenseRouterConfig(hidden=5, margin=1.0),
+}
+"""Settings of every kind of router for 8 experts; each is put through what all routers must do."""
 
 
 def router_of(num_experts: int, seed: int = 0, **fields) -> TopKRouter:
@@ -32,3 +63,69 @@ def kept(routing, k: int) -> list[tuple[int, int]]:
     """(token, expert) of the live edges."""
     live_N = torch.ones_like(routing.token_N, dtype=torch.bool) if routing.live_N is None else routing.live_N
     return [(int(t), int(e)) for t, e, live in zip(routing.token_N, routing.expert_N, live_N) if live]
+
+
+def sized(router, seed: int = 0):
+    """The router in float64, its parameters of size 1."""
+    router = router.double()
+    with torch.no_grad():
+        for i, parameter in enumerate(router.parameters()):
+            parameter.copy_(numbers(seed + i, *parameter.shape))
+    return router
+
+
+def same_routing(routing, edges, inputs) -> None:
+    """The same live edges as the reference kept, the same choices, weights, and gradients of weights to the inputs."""
+    ours, theirs = _ordered(routing.token_N, routing.expert_N), sorted(range(len(edges)), key=lambda n: edges[n][:2])
+    pairs = [(int(t), int(e)) for t, e in zip(routing.token_N[ours], routing.expert_N[ours])]
+    assert pairs == [edges[n][:2] for n in theirs]
+    if routing.live_N is not None:
+        assert routing.live_N[ours].tolist() == [edges[n].kept for n in theirs]
+    if not edges:
+        return
+    weight_N, expected_N = routing.weight_N[ours], torch.stack([edges[n].weight for n in theirs])
+    same(weight_N, expected_N, "weights")
+    upstream_N = numbers(77, len(edges))
+    for number, (ours, theirs) in enumerate(
+        zip(gradients((weight_N * upstream_N).sum(), inputs), gradients((expected_N * upstream_N).sum(), inputs))
+    ):
+        same(ours, theirs, f"gradient of input {number}")
+
+
+def _ordered(token_N, expert_N):
+    return torch.argsort(token_N * (int(expert_N.max()) + 1 if len(expert_N) else 1) + expert_N)
+
+
+def below(logits_TE: torch.Tensor) -> Routing:
+    """A routing of the mixture below with these logits."""
+    none_N = torch.zeros(0, dtype=torch.int64)
+    return Routing(none_N, none_N, logits_TE.new_zeros(0), logits_TE=logits_TE)
+
+
+def everything(num_tokens: int, valid_T: torch.Tensor | None = None) -> TokenInfo:
+    """All that a router may want to know, of two sequences."""
+    number_T = torch.arange(num_tokens)
+    sequence_T = 2 * number_T // max(num_tokens, 1)
+    return TokenInfo(
+        valid_T=valid_T,
+        id_T=5 * number_T % 7,
+        sequence_T=sequence_T,
+        position_T=number_T - (num_tokens + 1) // 2 * sequence_T,
+        modality_T=number_T % 2,
+    )
+
+
+def lively(config, seed: int = 0):
+    """A router in float64 whose matrices are of size 1, as it is in training."""
+    router = config.build(DIM, NUM_EXPERTS).double()
+    with torch.no_grad():
+        for i, parameter in enumerate(router.parameters()):
+            if parameter.ndim > 1:
+                parameter.copy_(numbers(seed + i, *parameter.shape))
+    return router
+
+
+def route(router, x_TD: torch.Tensor, valid_T: torch.Tensor | None = None) -> Routing:
+    """What it makes of these tokens, given all it may want, its noise always the same."""
+    torch.manual_seed(0)
+    return router(x_TD, everything(len(x_TD), valid_T), below(numbers(9, len(x_TD), NUM_EXPERTS).to(x_TD.dtype)))
