@@ -6,18 +6,45 @@ from pydantic import Field
 
 from sparsemix.routers.base import Router
 from sparsemix.routers.capacity import CapacityConfig
+from sparsemix.routers.cosine import CosineRouter, CosineRouterConfig
+from sparsemix.routers.group_limited import GroupLimitedRouter, GroupLimitedRouterConfig
+from sparsemix.routers.gshard import GShardRouter, GShardRouterConfig
+from sparsemix.routers.hierarchical import HierarchicalRouter, HierarchicalRouterConfig
+from sparsemix.routers.limoe import LIMoERouterConfig
+from sparsemix.routers.no_token_left_behind import NoTokenLeftBehindRouter, NoTokenLeftBehindRouterConfig
 from sparsemix.routers.noisy import NoisyTopKRouter, NoisyTopKRouterConfig
 from sparsemix.routers.selection_bias import SelectionBiasConfig
 from sparsemix.routers.switch import SwitchRouter, SwitchRouterConfig
 from sparsemix.routers.topk import TopKRouter, TopKRouterConfig
+from sparsemix.routers.vmoe import VMoERouter, VMoERouterConfig
 
 RouterConfig = Annotated[
-    TopKRouterConfig | NoisyTopKRouterConfig | SwitchRouterConfig,
+    TopKRouterConfig
+    | NoisyTopKRouterConfig
+    | SwitchRouterConfig
+    | CosineRouterConfig
+    | GroupLimitedRouterConfig
+    | GShardRouterConfig
+    | HierarchicalRouterConfig
+    | LIMoERouterConfig
+    | NoTokenLeftBehindRouterConfig
+    | VMoERouterConfig,
     Field(discriminator="type"),
 ]
 
 __all__ = [
     "CapacityConfig",
+    "CosineRouter",
+    "CosineRouterConfig",
+    "GShardRouter",
+    "GShardRouterConfig",
+    "GroupLimitedRouter",
+    "GroupLimitedRouterConfig",
+    "HierarchicalRouter",
+    "HierarchicalRouterConfig",
+    "LIMoERouterConfig",
+    "NoTokenLeftBehindRouter",
+    "NoTokenLeftBehindRouterConfig",
     "NoisyTopKRouter",
     "NoisyTopKRouterConfig",
     "Router",
@@ -27,4 +54,6 @@ __all__ = [
     "SwitchRouterConfig",
     "TopKRouter",
     "TopKRouterConfig",
+    "VMoERouter",
+    "VMoERouterConfig",
 ]
