@@ -79,7 +79,7 @@ class CosineRouterConfig:
 class CosineRouter(Stateless, WideModule):
     """logits_e = cos(x P^T, m_e) / tau, gate, choose k, weight.
 
-    Source: X-MoE (2204.09179), section 3. Differs: tau = floor + (tau_0 - floor) g^2 with a gain g learned from 1, and
+    Source: X-MoE (2204.09179). Differs: tau = floor + (tau_0 - floor) g^2 with a gain g learned from 1, and
     is not clamped at the floor, where it would get no gradient any more.
     """
 

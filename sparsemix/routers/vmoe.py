@@ -56,7 +56,7 @@ class VMoERouterConfig:
 class VMoERouter(Stateless, LinearRouter):
     """p = softmax(x W^T + n), n ~ N(0, (noise_std / E)^2) in training; the k largest p are the weights.
 
-    Source: V-MoE (2106.05974), equation 2 and appendix A; batch prioritised routing, section 4.
+    Source: V-MoE (2106.05974) and its released code.
     """
 
     def __init__(self, config: VMoERouterConfig, dim: int, num_experts: int) -> None:
@@ -87,8 +87,8 @@ class VMoERouter(Stateless, LinearRouter):
 def reaching_probability(clean_TE: Tensor, noisy_TE: Tensor, std: float, k: int) -> Tensor:
     """P(t, i) = Phi((clean_i - kth largest of all noisy logits) / std), which gradient flows through twice.
 
-    Source: V-MoE (2106.05974), appendix A, whose threshold is that of all experts: `selection_probability`, of 2017,
-    leaves i out of it.
+    Source: V-MoE (2106.05974) and its released code, where i itself may be the k-th: `selection_probability`, of 2017,
+    leaves it out.
     """
     threshold_T1 = noisy_TE.topk(k, dim=-1).values[:, k - 1 :]
     return torch.special.ndtr((clean_TE - threshold_T1) / std)
