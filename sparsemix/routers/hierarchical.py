@@ -150,6 +150,14 @@ def _check_groups(config: HierarchicalRouterConfig, num_experts: int) -> None:
     num_groups = config.num_groups
     rule, remedy = f"must divide the {num_experts} experts", "choose a divisor"
     check(num_experts % num_groups == 0, "num_groups", rule, num_groups, remedy)
-    check(config.k_groups <= num_groups, "k_groups", f"must be at most the {num_groups} groups", config.k_groups)
+    check(
+        config.k_groups <= num_groups,
+        "k_groups",
+        f"must be at most the {num_groups} groups",
+        config.k_groups,
+        "lower it",
+    )
     size = num_experts // num_groups
-    check(config.k <= size, "k", f"must be at most the {size} experts of a group", config.k, "use fewer groups")
+    check(
+        config.k <= size, "k", f"must be at most the {size} experts of a group", config.k, "lower k or use fewer groups"
+    )
