@@ -141,11 +141,12 @@ def shape_of(config: DecoderConfig) -> Shape:
     """The decoder's shape, from its config."""
     attention, layers = config.attention, config.num_layers
     head, moe_layers = attention.head_size(config.dim), len(config.moe_layers)
-    blocks = layers * (attention_tally(attention, config.dim) + 2 * vector(config.dim)) + vector(config.dim)
+    norm = vector(config.dim)
+    blocks = layers * (norm + attention_tally(attention, config.dim)) + norm
     if config.moe is not None:
-        blocks += moe_layers * moe_tally(config.moe, config.dim)
+        blocks += moe_layers * (norm + moe_tally(config.moe, config.dim))
     if config.ffn is not None:
-        blocks += (layers - moe_layers) * ffn_tally(config.ffn, config.dim)
+        blocks += (layers - moe_layers) * (norm + ffn_tally(config.ffn, config.dim))
     return Shape(
         vocab_size=config.vocab_size,
         dim=config.dim,

@@ -42,15 +42,20 @@ def swiglu(x, gate_up, down):
     return down @ (gate * torch.sigmoid(gate) * up)
 
 
-def mixture(x_SD, weights, k):
-    outputs = []
-    for x in x_SD:
-        probs = torch.softmax(weights["router.weight_ED"] @ x, 0)
+def mixture(x_SD, weights, k, logits_below):
+    """Outputs and logits; a router with `residual_E` adds the logits of the mixture below, times that, to its own."""
+    outputs, logits_SE = [], []
+    for s, x in enumerate(x_SD):
+        logits = weights["router.weight_ED"] @ x
+        if "router.residual_E" in weights and logits_below is not None:
+            logits = logits + weights["router.residual_E"] * logits_below[s]
+        probs = torch.softmax(logits, 0)
         best = sorted(range(len(probs)), key=lambda e: -probs[e].item())[:k]
         total = sum(probs[e] for e in best)
         gate_up, down = weights["experts.gate_up_EFD"], weights["experts.down_EDF"]
         outputs.append(sum(probs[e] / total * swiglu(x, gate_up[e], down[e]) for e in best))
-    return torch.stack(outputs)
+        logits_SE.append(logits)
+    return torch.stack(outputs), logits_SE
 
 
 def below(weights, prefix):
@@ -58,16 +63,20 @@ def below(weights, prefix):
 
 
 def decoder_logits(tokens_S, weights, *, layers, heads, kv_heads, k, theta, eps, allowed, positions):
-    """Logits (S, V) of one sequence; a block with `ffn.router` weights is a mixture, any other is dense."""
-    x_SD = weights["embedding.weight"][tokens_S]
+    """Logits (S, V) of one sequence; a block is a mixture, dense, or attention alone, as its weights say."""
+    x_SD, logits_below = weights["embedding.weight"][tokens_S], None
     for layer in range(layers):
         block = below(weights, f"blocks.{layer}.")
         normed = rms_norm(x_SD, block["attention_norm.weight"], eps)
         inner = below(block, "attention.")
         x_SD = x_SD + attention(normed, inner, heads, kv_heads, theta, allowed, positions)
-        normed, ffn = rms_norm(x_SD, block["ffn_norm.weight"], eps), below(block, "ffn.")
+        ffn = below(block, "ffn.")
+        if not ffn:
+            continue
+        normed = rms_norm(x_SD, block["ffn_norm.weight"], eps)
         if "router.weight_ED" in ffn:
-            x_SD = x_SD + mixture(normed, ffn, k)
+            y_SD, logits_below = mixture(normed, ffn, k, logits_below)
+            x_SD = x_SD + y_SD
         else:
             x_SD = x_SD + torch.stack([swiglu(x, ffn["gate_up_FD"], ffn["down_DF"]) for x in normed])
     x_SD = rms_norm(x_SD, weights["norm.weight"], eps)

@@ -1,5 +1,7 @@
 """Counts: formula and tensors agree on any config, and FLOPs are those that PyTorch's own counter sees."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,8 +14,9 @@ from sparsemix.experts import GLUExpertsConfig, MLPExpertsConfig, ModuleExpertsC
 from sparsemix.layer import MoEConfig
 from sparsemix.models import AttentionConfig, DecoderConfig
 from sparsemix.models.counts import count_by_formula, count_by_tensors
-from sparsemix.routers import TopKRouterConfig
+from sparsemix.routers import NoisyTopKRouterConfig, TopKRouterConfig
 
+ROUTERS = [TopKRouterConfig, NoisyTopKRouterConfig]
 dense_layers = st.one_of(
     st.builds(GLUExpertsConfig, hidden=st.integers(1, 9)),
     st.builds(MLPExpertsConfig, hidden=st.integers(1, 9), bias=st.booleans()),
@@ -26,7 +29,7 @@ def mixtures(draw):
     shared = draw(st.none() | dense_layers)
     return MoEConfig(
         num_experts=num_experts,
-        router=TopKRouterConfig(k=draw(st.integers(2, num_experts)), noise=draw(st.booleans())),
+        router=draw(st.sampled_from(ROUTERS))(k=draw(st.integers(2, num_experts))),
         experts=draw(dense_layers),
         shared=shared,
         shared_gate=shared is not None and draw(st.booleans()),
@@ -56,8 +59,11 @@ configs = st.builds(
 )
 
 
+alone = configs.map(lambda config: replace(config, moe=None, ffn=None))
+
+
 @settings(max_examples=60, deadline=None)
-@given(configs)
+@given(configs | alone)
 def test_formula_and_tensors_agree(config):
     assert count_by_formula(config) == count_by_tensors(config)
     assert count_by_formula(config, context=7) == count_by_tensors(config, context=7)
