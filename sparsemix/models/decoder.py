@@ -21,6 +21,7 @@ from sparsemix.models.cache import KVCache
 from sparsemix.models.init import InitConfig, initialize
 from sparsemix.models.primitives import RMSNorm, at_least_float32
 from sparsemix.models.tokens import Tokens, place, token_info
+from sparsemix.soft import SoftMoE
 
 
 @config
@@ -202,9 +203,9 @@ class Decoder(nn.Module):
 def _check_causal(decoder: Decoder) -> None:
     """Look at every mixture, those inside experts too."""
     for name, module in decoder.named_modules():
-        if isinstance(module, MoE):
+        if isinstance(module, MoE | SoftMoE):
             check(
-                module.router.causal,
+                isinstance(module, MoE) and module.router.causal,
                 "router",
                 "must be causal in a decoder, or a later token changes an earlier one's routing",
                 f"{type(module.router).__name__} in {name}",

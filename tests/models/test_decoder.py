@@ -10,10 +10,11 @@ from models.reference import decoder_logits
 from pydantic import ValidationError
 
 from sparsemix.config import from_json, to_json
-from sparsemix.experts import ModuleExpertsConfig
+from sparsemix.experts import GLUExpertsConfig, ModuleExpertsConfig
 from sparsemix.models import AttentionConfig, DecoderConfig, chunked_cross_entropy
 from sparsemix.routers import CapacityConfig, SwitchRouterConfig, TopKRouterConfig
 from sparsemix.routing import Routing
+from sparsemix.soft import SoftMoEConfig
 
 
 def reference_logits(decoder, tokens_S, allowed, positions):
@@ -243,6 +244,20 @@ def test_a_router_that_is_not_causal_needs_consent(moe, where):
     with pytest.raises(ValueError, match=message):
         small_config(moe=moe).build()
     small_config(moe=moe, allow_leak=True).build()
+
+
+def test_a_decoder_takes_no_soft_mixture():
+    soft = SoftMoEConfig(num_experts=2, experts=GLUExpertsConfig(hidden=4))
+    with pytest.raises(ValueError, match=r"moe: .*MoEConfig"):
+        small_config(moe=soft)
+
+    class Inside(torch.nn.Module):
+        def __init__(self, dim):
+            super().__init__()
+            self.soft = soft.build(dim)
+
+    with pytest.raises(ValueError, match=r"router: must be causal in a decoder, .*, got SoftRouter in blocks.1.ffn"):
+        small_config(moe=replace(MOE, experts=ModuleExpertsConfig(make=Inside))).build()
 
 
 def test_a_capacity_that_is_causal_needs_none():
