@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -17,10 +16,12 @@ from sparsemix.kernels import linear
 from sparsemix.layer import MoE, MoEConfig
 from sparsemix.models.attention import AttentionConfig
 from sparsemix.models.block import Block, BlockOutput, Collect
-from sparsemix.models.cache import KVCache
+from sparsemix.models.cache import KeyMask, KVCache
+from sparsemix.models.depth import DepthConfig
 from sparsemix.models.init import InitConfig, initialize
 from sparsemix.models.primitives import RMSNorm, at_least_float32
 from sparsemix.models.tokens import Tokens, place, token_info
+from sparsemix.routing import Routing
 from sparsemix.soft import SoftMoE
 
 
@@ -46,6 +47,8 @@ class DecoderConfig:
     """Every so many-th block has the mixture (the last of each group), the others are dense."""
     dense_first: int = Field(default=0, ge=0)
     """So many blocks at the start are dense, before `moe_every` begins to count."""
+    depth: DepthConfig | None = None
+    """Let only some of the tokens through some of the blocks; None: all through all."""
     allow_leak: bool = False
     """Take a mixture whose router is not causal: what is predicted then depends on what comes after it."""
     tie_embeddings: bool = False
@@ -73,6 +76,11 @@ class DecoderConfig:
             return ()
         return tuple(range(self.dense_first + self.moe_every - 1, self.num_layers, self.moe_every))
 
+    @property
+    def depth_layers(self) -> tuple[int, ...]:
+        """The blocks that only some of the tokens go through."""
+        return () if self.depth is None else tuple(range(self.depth.every - 1, self.num_layers, self.depth.every))
+
     def block(self, layer: int) -> Block:
         """The block number `layer`, counted from 0."""
         attention, ffn = self.attention.build(self.dim, self.norm_eps), None
@@ -80,7 +88,8 @@ class DecoderConfig:
             ffn = self.moe.build(self.dim)
         elif self.ffn is not None:
             ffn = self.ffn.build_dense(self.dim)
-        return Block(layer, attention, ffn, self.dim, self.norm_eps)
+        depth = self.depth.build(self.dim) if self.depth is not None and layer in self.depth_layers else None
+        return Block(layer, attention, ffn, depth, self.dim, self.norm_eps)
 
     def build(self, seed: int = 0) -> Decoder:
         """The decoder, initialised from `seed`; under `torch.device("meta")`, its shapes only.
@@ -100,6 +109,8 @@ class DecoderOutput(NamedTuple):
     """after the last norm; `Decoder.logits` makes logits of it."""
     collected: tuple[Any, ...]
     """collect(layer, routing) of each block with a mixture, in order."""
+    depth: tuple[Routing, ...] = ()
+    """which tokens went through each block of a mixture of depths, in order; in training, `loss` is to be added."""
 
 
 class Decoder(nn.Module):
@@ -142,7 +153,7 @@ class Decoder(nn.Module):
             activation_checkpointing: keep only each block's input for backward, and compute the rest again.
 
         Returns:
-            The hidden states, and what was collected.
+            The hidden states, what was collected, and which tokens went through the blocks with a depth.
 
         Raises:
             ValueError: tokens that are not (B, S), more of them than the context or the cache holds, or
@@ -152,17 +163,18 @@ class Decoder(nn.Module):
         position, mask = place(tokens_BS, position_BS, document_BS, valid_BS, cache)
         x_BSD = self.embedding(tokens_BS)
         rotary = self.config.attention.rotary(position, self.config.dim, at_least_float32(x_BSD.dtype))
-        tokens = Tokens(rotary, mask, token_info(tokens_BS, position, valid_BS))
-        collected, previous = [], None
+        tokens = Tokens(rotary, mask, token_info(tokens_BS, position, valid_BS), document_BS)
+        collected, depths, previous = [], [], None
         for block in self.blocks:
             arguments = (x_BSD, tokens, None if cache is None else cache.layers[block.layer], previous, collect)
             if activation_checkpointing:
-                x_BSD, kept, previous = cast("BlockOutput", checkpoint(block, *arguments, use_reentrant=False))
+                output = cast("BlockOutput", checkpoint(block, *arguments, use_reentrant=False))
             else:
-                x_BSD, kept, previous = block(*arguments)
-            if isinstance(block.ffn, MoE):
-                collected.append(kept)
-        return DecoderOutput(self.norm(x_BSD), tuple(collected))
+                output = block(*arguments)
+            x_BSD, kept, previous, depth = output
+            collected += [kept] if isinstance(block.ffn, MoE) else []
+            depths += [] if depth is None else [depth]
+        return DecoderOutput(self.norm(x_BSD), tuple(collected), tuple(depths))
 
     @property
     def unembed_VD(self) -> Tensor:
@@ -175,9 +187,8 @@ class Decoder(nn.Module):
 
     def new_cache(self, batch_size: int, max_length: int) -> KVCache:
         """An empty key-value cache for sequences of at most `max_length` tokens, padding included."""
-        layers = [block.attention.new_cache(batch_size, max_length) for block in self.blocks]
-        valid_BS = torch.zeros(batch_size, max_length, dtype=torch.bool, device=self.embedding.weight.device)
-        return KVCache(layers, valid_BS)
+        layers = [block.new_cache(batch_size, max_length) for block in self.blocks]
+        return KVCache(layers, KeyMask(batch_size, max_length, self.embedding.weight.device))
 
     def _check(self, tokens_BS: Tensor, document_BS: Tensor | None, cache: KVCache | None) -> None:
         check(tokens_BS.ndim == 2, "tokens_BS", "must be (batch, sequence)", f"shape {tuple(tokens_BS.shape)}")

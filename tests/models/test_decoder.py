@@ -17,7 +17,7 @@ from sparsemix.routing import Routing
 from sparsemix.soft import SoftMoEConfig
 
 
-def reference_logits(decoder, tokens_S, allowed, positions):
+def reference_logits(decoder, tokens_S, allowed, positions, choose=None):
     config = decoder.config
     return decoder_logits(
         tokens_S,
@@ -30,6 +30,7 @@ def reference_logits(decoder, tokens_S, allowed, positions):
         eps=config.norm_eps,
         allowed=allowed,
         positions=positions,
+        choose=choose,
     )
 
 
