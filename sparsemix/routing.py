@@ -160,6 +160,7 @@ def needed(info: TokenInfo | None, name: str, who: str) -> Tensor:
     """
     value = None if info is None else getattr(info, name)
     check(value is not None, f"info.{name}", f"is needed by {who}", "None", f"pass info=TokenInfo({name}=...)")
+    assert value is not None
     return value
 
 
