@@ -8,7 +8,20 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:  # for editors and type checkers; at run time a name is loaded when it is first used
-    from sparsemix.balance import balance_loss, bias_step, importance_loss, load_loss, switch_loss, z_loss
+    from sparsemix.balance import (
+        ImportanceLoss,
+        LoadLoss,
+        SequenceLoss,
+        SwitchLoss,
+        ZLoss,
+        balance_loss,
+        bias_step,
+        importance_loss,
+        load_loss,
+        sequence_loss,
+        switch_loss,
+        z_loss,
+    )
     from sparsemix.experts import (
         GLUExperts,
         GLUExpertsConfig,
@@ -19,25 +32,45 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time a name is loaded
     )
     from sparsemix.layer import MoE, MoEConfig, moe_forward
     from sparsemix.models import Decoder, DecoderConfig
-    from sparsemix.routers import TopKRouter, TopKRouterConfig
+    from sparsemix.routers import (
+        CapacityConfig,
+        NoisyTopKRouterConfig,
+        SelectionBiasConfig,
+        SwitchRouterConfig,
+        TopKRouter,
+        TopKRouterConfig,
+    )
     from sparsemix.routing import Dispatch, Routing, TokenInfo, load, sort_by_expert
+    from sparsemix.soft import SoftMoE, SoftMoEConfig, SoftRouting
 
 __all__ = [
+    "CapacityConfig",
     "Decoder",
     "DecoderConfig",
     "Dispatch",
     "GLUExperts",
     "GLUExpertsConfig",
+    "ImportanceLoss",
+    "LoadLoss",
     "MLPExperts",
     "MLPExpertsConfig",
     "MoE",
     "MoEConfig",
     "ModuleExperts",
     "ModuleExpertsConfig",
+    "NoisyTopKRouterConfig",
     "Routing",
+    "SelectionBiasConfig",
+    "SequenceLoss",
+    "SoftMoE",
+    "SoftMoEConfig",
+    "SoftRouting",
+    "SwitchLoss",
+    "SwitchRouterConfig",
     "TokenInfo",
     "TopKRouter",
     "TopKRouterConfig",
+    "ZLoss",
     "__version__",
     "balance_loss",
     "bias_step",
@@ -45,13 +78,27 @@ __all__ = [
     "load",
     "load_loss",
     "moe_forward",
+    "sequence_loss",
     "sort_by_expert",
     "switch_loss",
     "z_loss",
 ]
 
 _HOMES = {
-    "balance": ("balance_loss", "bias_step", "importance_loss", "load_loss", "switch_loss", "z_loss"),
+    "balance": (
+        "ImportanceLoss",
+        "LoadLoss",
+        "SequenceLoss",
+        "SwitchLoss",
+        "ZLoss",
+        "balance_loss",
+        "bias_step",
+        "importance_loss",
+        "load_loss",
+        "sequence_loss",
+        "switch_loss",
+        "z_loss",
+    ),
     "experts": (
         "GLUExperts",
         "GLUExpertsConfig",
@@ -62,8 +109,16 @@ _HOMES = {
     ),
     "layer": ("MoE", "MoEConfig", "moe_forward"),
     "models": ("Decoder", "DecoderConfig"),
-    "routers": ("TopKRouter", "TopKRouterConfig"),
+    "routers": (
+        "CapacityConfig",
+        "NoisyTopKRouterConfig",
+        "SelectionBiasConfig",
+        "SwitchRouterConfig",
+        "TopKRouter",
+        "TopKRouterConfig",
+    ),
     "routing": ("Dispatch", "Routing", "TokenInfo", "load", "sort_by_expert"),
+    "soft": ("SoftMoE", "SoftMoEConfig", "SoftRouting"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sparsemix.checks import check
 from sparsemix.config import complete, config
 from sparsemix.experts import DenseConfig, Experts, ExpertsConfig, ModuleExperts, OneTokenExperts
-from sparsemix.routers import Router, TopKRouterConfig
+from sparsemix.routers import Router, RouterConfig, TopKRouterConfig
 from sparsemix.routers.pooled import PooledRouter
 from sparsemix.routing import Routing, TokenInfo, sort_by_expert
 
@@ -58,7 +58,7 @@ class MoEConfig:
 
     num_experts: int = Field(ge=1)
     """E, the routed experts."""
-    router: TopKRouterConfig = TopKRouterConfig()
+    router: RouterConfig = TopKRouterConfig()
     """Which experts a token goes to, and with what weight."""
     experts: Annotated[ExpertsConfig | MoEExpertsConfig, Field(discriminator="type")]
     """What an expert computes."""

@@ -47,6 +47,8 @@ class Routing(NamedTuple):
     edges_per_token: int | None = None
     """K where every token has exactly K edges, in token order; None: ragged."""
     info: TokenInfo | None = None
+    loss: Tensor | None = None
+    """what the router itself asks to be added to the loss, a scalar: a mean over its valid tokens."""
     inner: tuple[Routing, ...] = ()
     """routings of mixtures used as experts; losses and statistics recurse into them."""
 
@@ -101,26 +103,31 @@ def sort_by_expert(routing: Routing, num_experts: int) -> Dispatch:
     )
 
 
-def drop_over_capacity(routing: Routing, num_experts: int, capacity: int, order_N: Tensor) -> Routing:
-    """Mark as not live the edges past the first `capacity` of each expert; the choice itself stays as it was.
+def drop_over_capacity(
+    routing: Routing, num_queues: int, capacity: int | Tensor, order_N: Tensor, queue_N: Tensor | None = None
+) -> Routing:
+    """Mark as not live the edges past the first `capacity` of each queue; the choice itself stays as it was.
 
     Args:
         routing: N edges; those not live already take no place.
-        num_experts: E.
-        capacity: the most edges an expert takes, at least 1.
+        num_queues: E, where each expert has one queue.
+        capacity: the most edges that are taken from a queue, at least 1; for each queue its own: (num_queues,).
         order_N: a permutation of the edges, the first to be served first.
+        queue_N: the queue that each edge waits in; None: its expert's.
 
     Returns:
         The routing with `live_N` set.
     """
-    assert capacity >= 1, "an expert that may take no token would crash one-token decoding"
+    assert isinstance(capacity, Tensor) or capacity >= 1, "an expert that may take no token would crash decoding"
     live_N = torch.ones_like(routing.expert_N, dtype=torch.bool) if routing.live_N is None else routing.live_N
-    waiting_N = torch.where(live_N, routing.expert_N, num_experts)[order_N]  # the dead queue up at no expert
-    expert_N, queue_N = torch.sort(waiting_N, stable=True)
-    starts = torch.searchsorted(expert_N, torch.arange(num_experts + 1, device=expert_N.device))
-    place_N = torch.arange(len(expert_N), device=expert_N.device) - starts[expert_N]
-    served_N = torch.empty_like(live_N).scatter_(0, order_N[queue_N], place_N < capacity)
-    return routing._replace(live_N=live_N & served_N)
+    queue_N = routing.expert_N if queue_N is None else queue_N
+    capacity_N = capacity if isinstance(capacity, int) else capacity[queue_N]
+    waiting_N = torch.where(live_N, queue_N, num_queues)[order_N]  # the dead wait in a queue of their own
+    queue_N, edge_N = torch.sort(waiting_N, stable=True)
+    starts = torch.searchsorted(queue_N, torch.arange(num_queues + 1, device=queue_N.device))
+    place_N = torch.arange(len(queue_N), device=queue_N.device) - starts[queue_N]
+    place_N = torch.empty_like(place_N).scatter_(0, order_N[edge_N], place_N)
+    return routing._replace(live_N=live_N & (place_N < capacity_N))
 
 
 def valid_edges(routing: Routing) -> Tensor | None:
@@ -143,6 +150,18 @@ def num_valid_tokens(routing: Routing, num_tokens: int) -> Tensor | int:
     if routing.info is None or routing.info.valid_T is None:
         return num_tokens
     return routing.info.valid_T.sum()
+
+
+def needed(info: TokenInfo | None, name: str, who: str) -> Tensor:
+    """A field of `info`, (T,).
+
+    Raises:
+        ValueError: it is None, and `who` needs it.
+    """
+    value = None if info is None else getattr(info, name)
+    check(value is not None, f"info.{name}", f"is needed by {who}", "None", f"pass info=TokenInfo({name}=...)")
+    assert value is not None
+    return value
 
 
 def flatten(routings: Routing | Sequence[Routing]) -> list[Routing]:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from sparsemix.checks import check
 from sparsemix.experts import GLUExpertsConfig, MLPExpertsConfig
+from sparsemix.layer import MoEConfig
 from sparsemix.models import DecoderConfig
 
 
@@ -26,4 +27,9 @@ def dense_twin(model: DecoderConfig) -> DecoderConfig:
     if moe.shared is not None and moe.shared.type != moe.experts.type:
         raise ValueError(f"shared: must be {moe.experts.type} as the experts, got {moe.shared.type}; use the same kind")
     shared = 0 if moe.shared is None else moe.shared.hidden
-    return replace(model, moe=None, ffn=replace(moe.experts, hidden=moe.router.k * moe.experts.hidden + shared))
+    return replace(model, moe=None, ffn=replace(moe.experts, hidden=_width(moe, moe.experts.hidden) + shared))
+
+
+def _width(moe: MoEConfig, hidden: int) -> int:
+    """Of the experts that a token goes to together, on average."""
+    return max(1, round(moe.router.edges_per_token(moe.num_experts) * hidden))

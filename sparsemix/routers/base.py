@@ -3,13 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
+from sparsemix.balance import Loss
 from sparsemix.checks import check
+from sparsemix.kernels import at_least_float32
 from sparsemix.routing import Routing, TokenInfo
+
+
+class RouterConfig(Protocol):
+    """What every router's config says of it."""
+
+    @property
+    def causal(self) -> bool:
+        """Whether a token's routing is free of any influence of later tokens."""
+        ...
+
+    @property
+    def balances_itself(self) -> bool:
+        """Whether its experts are loaded evenly, or need not be, without any loss and without any state."""
+        ...
+
+    def edges_per_token(self, num_experts: int) -> float:
+        """Experts that a token goes to, on average or by design."""
+        ...
+
+    def losses(self, num_experts: int) -> tuple[Loss, ...]:
+        """The balance losses of its paper, with their coefficients."""
+        ...
+
+    def build(self, dim: int, num_experts: int) -> Router:
+        """The router over x of width `dim`."""
+        ...
 
 
 class Router(Protocol):
@@ -36,6 +64,25 @@ class Router(Protocol):
         ...
 
 
+class Stateless:
+    """For routers that follow no load."""
+
+    def statistic(self, routing: Routing) -> Tensor | None:
+        """None."""
+
+    def update(self, total: Tensor) -> None:
+        """Never called."""
+        raise AssertionError("there is no state to update")
+
+
+@runtime_checkable
+class ResidualRouter(Protocol):
+    """A router that says whether it builds on `previous`; where it does not, nobody keeps that routing for it."""
+
+    @property
+    def reads_previous(self) -> bool: ...
+
+
 class WideModule(nn.Module):
     """A module that `.half()` and `.to(torch.bfloat16)` move but do not narrow.
 
@@ -54,7 +101,7 @@ class WideModule(nn.Module):
 
 def wide_dtype(x: Tensor | None = None) -> torch.dtype:
     """float32, or float64 for a float64 input or, without an input, where that is torch's default."""
-    return torch.promote_types(torch.get_default_dtype() if x is None else x.dtype, torch.float32)
+    return at_least_float32(torch.get_default_dtype() if x is None else x.dtype)
 
 
 def live_edges(info: TokenInfo | None, token_N: Tensor, num_tokens: int) -> Tensor | None:

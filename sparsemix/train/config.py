@@ -131,7 +131,7 @@ class TrainConfig:
             model,
             self.optimizer.build(model),
             multiplier or partial(self.schedule.multiplier, steps=self.steps),
-            balance=self.balance,
+            balance=self.balance.build(self.model),
             precision=precision,
             seed=self.seed,
             clip_norm=self.clip_norm,

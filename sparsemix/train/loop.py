@@ -95,11 +95,11 @@ def held_out(start: Start) -> Iterator[tuple[str, Batch]]:
 
 
 def _warn_of_collapse(start: Start) -> None:
-    layers = unbalanced(start.trainer.model, start.config.balance)
+    layers = unbalanced(start.trainer.model, start.trainer.balance)
     if layers:
         LOG.warning(
-            "routers of blocks %s get no balance gradient and have no selection bias: experts may collapse; "
-            "set balance.switch or the router's bias",
+            "routers of blocks %s get no balance gradient and follow no load: experts may collapse; "
+            "leave balance.losses to the router's paper, or name one",
             ", ".join(map(str, layers)),
         )
 

@@ -13,7 +13,7 @@ from sparsemix.data import Batch
 from sparsemix.models import Decoder, DecoderOutput, chunked_cross_entropy
 from sparsemix.models.decoder import Collect
 from sparsemix.routing import Routing, load
-from sparsemix.train.balancing import BalanceConfig, Whole, merge, routers
+from sparsemix.train.balancing import Balance, Total, add_up, routers
 from sparsemix.train.batch import TensorBatch, to_tensors
 from sparsemix.train.precision import Precision
 from sparsemix.train.random_stream import fork
@@ -54,7 +54,7 @@ class GradientStep(NamedTuple):
     """How a batch becomes gradients."""
 
     model: Decoder
-    balance: BalanceConfig
+    balance: Balance
     precision: Precision
     activation_checkpointing: bool = False
 
@@ -62,15 +62,15 @@ class GradientStep(NamedTuple):
         """Add the gradients of the whole batch's loss, cross-entropy plus balance, to the parameters' `.grad`.
 
         The cross-entropy is normalised by the weight of all micro-batches together, so that cutting a batch up
-        changes nothing. Balance losses are no sums over tokens: `BalanceConfig.scope` says what is done about that.
+        changes nothing. Balance losses are no sums over tokens: `Balance.scope` says what is done about that.
 
         Args:
             batches: the micro-batches of one optimiser step.
             step: for the observers.
             observers: shown each routing.
         """
-        wholes = self._count(batches) if self.balance.counts_globally and len(batches) > 1 else None
-        collect = self._collect(wholes, keep_routing=len(observers) > 0)
+        totals = self._count(batches) if self.balance.scope == "global" and len(batches) > 1 else None
+        collect = self._collect(totals, keep_routing=len(observers) > 0)
         parts = []
         for batch, weight, tokens in zip(batches, _shares(batches, "weight_BS"), _shares(batches, "tokens_BS")):
             part = self._backward(to_tensors(batch, self.precision.device), weight, tokens, collect)
@@ -99,7 +99,7 @@ class GradientStep(NamedTuple):
         return _Part(loss.detach(), balance.detach(), layers)
 
     @torch.no_grad()
-    def _count(self, batches: Sequence[Batch]) -> dict[int, list[Whole]]:
+    def _count(self, batches: Sequence[Batch]) -> dict[int, list[Total]]:
         """The statistics of the whole batch, layer by layer, drawing the noise that the pass after it will draw."""
         with fork(self.precision.device):
             counted = [
@@ -108,9 +108,8 @@ class GradientStep(NamedTuple):
                 ).collected
                 for batch in batches
             ]
-        shares = _shares(batches, "tokens_BS")
         return {
-            layer: [merge(parts, shares) for parts in zip(*by_batch, strict=True)]
+            layer: [add_up(parts) for parts in zip(*by_batch, strict=True)]
             for layer, by_batch in zip(self.model.config.moe_layers, zip(*counted, strict=True))
         }
 
@@ -124,12 +123,12 @@ class GradientStep(NamedTuple):
                 activation_checkpointing=activation_checkpointing,
             )
 
-    def _collect(self, wholes: dict[int, list[Whole]] | None, keep_routing: bool) -> Collect:
+    def _collect(self, totals: dict[int, list[Total]] | None, keep_routing: bool) -> Collect:
         router_of = routers(self.model)
 
         def collect(layer: int, routing: Routing) -> LayerReport:
             return LayerReport(
-                balance=self.balance.loss(routing, None if wholes is None else wholes[layer]),
+                balance=self.balance.loss(routing, None if totals is None else totals[layer]),
                 load_E=load(routing, router_of[layer].num_experts),
                 statistic=router_of[layer].statistic(routing),
                 routing=_detached(routing) if keep_routing else None,

@@ -13,7 +13,7 @@ from torch import Tensor
 from sparsemix.checks import check
 from sparsemix.data import Batch
 from sparsemix.models import Decoder
-from sparsemix.train.balancing import BalanceConfig, routers
+from sparsemix.train.balancing import Balance, routers
 from sparsemix.train.optim import ModelOptimizer
 from sparsemix.train.precision import Precision
 from sparsemix.train.random_stream import RandomStream
@@ -89,7 +89,7 @@ class Trainer:
         optimizer: ModelOptimizer,
         multiplier: Callable[[int], float],
         *,
-        balance: BalanceConfig = BalanceConfig(),  # noqa: B008, configs are frozen
+        balance: Balance = Balance(),  # noqa: B008, they are frozen
         precision: Precision = Precision(),  # noqa: B008
         seed: int = 0,
         clip_norm: float | None = 1.0,
@@ -98,6 +98,7 @@ class Trainer:
     ) -> None:
         self.model = model
         self.optimizer = optimizer
+        self.balance = balance
         self.precision = precision
         self.steps_done = 0
         self._gradients = GradientStep(model, balance, precision, activation_checkpointing)
