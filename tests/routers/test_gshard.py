@@ -114,10 +114,11 @@ def test_evaluation_keeps_every_second_expert_and_draws_nothing():
     same(routing.logits_TE, x_TD @ router.weight_ED.T)
 
 
-def test_jitter_multiplies_the_input_in_training():
+def test_jitter_multiplies_the_input_in_training_and_keeps_its_mean():
     config = GShardRouterConfig(jitter=0.1, second="all", capacity=None)
-    router, x_TD = told(config, torch.ones(500, 4))
-    logits_TE = router(x_TD).logits_TE
+    router, x_TD = told(config, torch.ones(5_000, 4))
+    logits_TE = router(x_TD).logits_TE.detach()
+    assert abs(float(logits_TE.mean()) - 1) < 0.002
     assert 0.9 <= float(logits_TE.min()) < 0.91
     assert 1.09 < float(logits_TE.max()) <= 1.1
 

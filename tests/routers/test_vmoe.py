@@ -55,6 +55,18 @@ def test_chance_to_reach_the_threshold_counts_the_expert_itself():
     same(reaching_probability(clean_12, noisy_12, 0.7, 1), torch.tensor([phi], dtype=torch.float64))
 
 
+@pytest.mark.parametrize("k", [1, 2, 5])
+def test_load_is_how_often_an_expert_reaches_the_threshold_when_its_own_noise_is_drawn_again(k):
+    clean_TE, std, draws = numbers(0, 1, 5), 0.7, 40_000
+    noisy_TE = clean_TE + std * numbers(1, 1, 5)
+    load_E = reaching_probability(clean_TE, noisy_TE, std, k)[0]
+    threshold = noisy_TE[0].sort(descending=True).values[k - 1]
+    for i in range(5):
+        frequency = float((clean_TE[0, i] + std * numbers(2 + i, draws) >= threshold).double().mean())
+        p = float(load_E[i])
+        assert abs(frequency - p) <= 4 * math.sqrt(p * (1 - p) / draws) + 1e-4
+
+
 @given(st.integers(1, 6), st.lists(st.booleans(), min_size=6, max_size=6))
 def test_losses_are_those_of_the_clean_softmax_and_of_the_load_half_a_hundredth_each(num_tokens, valid):
     valid = valid[:num_tokens]
