@@ -6,7 +6,7 @@ import pytest
 import references
 import torch
 from cases import numbers, same
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from routers.examples import DIM, built, gradient, kept, same_edges, told
 
@@ -20,6 +20,7 @@ def dropless(**fields) -> VMoERouterConfig:
     return VMoERouterConfig(capacity=None, **fields)
 
 
+@settings(max_examples=50)
 @given(st.integers(0, 5), st.integers(1, 6), st.sampled_from([0.5, 1.0, 3.0]), st.booleans(), st.data())
 def test_edges_and_load_are_those_of_a_loop(num_tokens, num_experts, noise_std, equal_tokens, data):
     k = data.draw(st.integers(1, num_experts))
