@@ -12,12 +12,18 @@ from sparsemix.experts import GLUExpertsConfig, MLPExpertsConfig, ModuleExpertsC
 from sparsemix.layer import MoEConfig
 from sparsemix.models import AttentionConfig, DecoderConfig
 from sparsemix.models.counts import count_by_formula, count_by_tensors
-from sparsemix.routers import TopKRouterConfig
+from sparsemix.routers import NoisyTopKRouterConfig, SwitchRouterConfig, TopKRouterConfig
 
 dense_layers = st.one_of(
     st.builds(GLUExpertsConfig, hidden=st.integers(1, 9)),
     st.builds(MLPExpertsConfig, hidden=st.integers(1, 9), bias=st.booleans()),
 )
+
+
+def routers(num_experts):
+    k = st.integers(2, num_experts)
+    topk = st.builds(TopKRouterConfig, k=k, bias=st.booleans())
+    return topk | st.builds(NoisyTopKRouterConfig, k=k) | st.builds(SwitchRouterConfig)
 
 
 @st.composite
@@ -26,7 +32,7 @@ def mixtures(draw):
     shared = draw(st.none() | dense_layers)
     return MoEConfig(
         num_experts=num_experts,
-        router=TopKRouterConfig(k=draw(st.integers(2, num_experts)), noise=draw(st.booleans())),
+        router=draw(routers(num_experts)),
         experts=draw(dense_layers),
         shared=shared,
         shared_gate=shared is not None and draw(st.booleans()),
