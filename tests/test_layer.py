@@ -27,7 +27,6 @@ from sparsemix import (
 )
 from sparsemix.kernels import combine
 
-
 LOSSES = (SwitchLoss(), ZLoss(), ImportanceLoss())
 
 
