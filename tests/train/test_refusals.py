@@ -71,7 +71,7 @@ def test_resume_needs_no_config_but_refuses_another(config, text, tmp_path):
     changed = tiny_config(text, balance=BalanceConfig(losses=(ZLoss(weight=0.5),)))
     with pytest.raises(
         ValueError,
-        match=r"^balance.losses: must be None as in the run, got \[{'type': 'z', 'weight': 0.5}\]; leave it out",
+        match=r"^balance.losses: must be None as in the run, got \[{'type': 'z', .*\]; leave it out",
     ):
         train(changed, tmp_path / "run", resume=True)
     assert contents(tmp_path / "run") == before
