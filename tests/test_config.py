@@ -5,6 +5,7 @@ import json
 from typing import Literal
 
 import pytest
+from cases import ACTIVATIONS
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,7 +21,7 @@ from sparsemix import (
 )
 from sparsemix.config import config, from_json, read_json, to_json
 
-ACTIVATIONS = st.sampled_from(["silu", "gelu", "gelu_tanh", "relu", "relu2", "sigmoid", "identity"])
+NAMES = st.sampled_from(ACTIVATIONS)
 BACKENDS = st.sampled_from(["auto", "reference", "cpu", "native"])
 POSITIVE = st.floats(min_value=0, exclude_min=True, allow_infinity=False)
 capacities = st.builds(
@@ -63,8 +64,14 @@ switches = st.builds(
     jitter=st.floats(0, 1, exclude_max=True),
     jitter_on=st.sampled_from(["input", "logits"]),
 )
-glus = st.builds(GLUExpertsConfig, hidden=st.integers(1), activation=ACTIVATIONS, backend=BACKENDS)
-mlps = st.builds(MLPExpertsConfig, hidden=st.integers(1), activation=ACTIVATIONS, bias=st.booleans(), backend=BACKENDS)
+glus = st.builds(GLUExpertsConfig, hidden=st.integers(1), activation=NAMES, backend=BACKENDS)
+mlps = st.builds(
+    MLPExpertsConfig,
+    hidden=st.integers(1),
+    activation=NAMES,
+    bias=st.booleans(),
+    backend=BACKENDS,
+)
 layers = st.builds(
     MoEConfig,
     num_experts=st.integers(1),
@@ -89,7 +96,7 @@ def test_a_config_comes_back_from_json_as_it_was(layer):
 
 def test_json_says_all_there_is_to_say_defaults_and_types_included():
     written = json.loads(to_json(MoEConfig(num_experts=4, experts=GLUExpertsConfig(hidden=8))))
-    defaults = {"activation": "silu", "backend": "auto", "recompute": False}
+    defaults = {"activation": "silu", "bias": False, "backend": "auto", "recompute": False}
     assert written["experts"] == {"type": "glu", "hidden": 8, **defaults}
     assert written["router"]["type"] == "topk"
     assert set(written["router"]) == {field.name for field in dataclasses.fields(TopKRouterConfig)}

@@ -30,8 +30,9 @@ def cost_loss(routing: Routing, cost_E: Tensor, load_E: Tensor | None = None) ->
     probs_TE = field(routing, "probs_TE", "cost_loss")
     num_experts = probs_TE.shape[1]
     check(len(cost_E) == num_experts, "costs", f"must be {num_experts} numbers, one an expert", len(cost_E))
-    choices_E = count(routing, "cost_loss") / num_tokens(routing) if load_E is None else load_E
-    return (cost_E * choices_E * mean_over_tokens(routing, probs_TE)).sum()
+    if load_E is None:
+        load_E = count(routing, "cost_loss").to(probs_TE.dtype) / num_tokens(routing)
+    return (cost_E * load_E * mean_over_tokens(routing, probs_TE)).sum()
 
 
 def null_loss(routing: Routing, num_null: int, load_E: Tensor | None = None) -> Tensor:
@@ -50,8 +51,8 @@ def null_loss(routing: Routing, num_null: int, load_E: Tensor | None = None) -> 
     num_experts = probs_TE.shape[1]
     check(1 <= num_null < num_experts, "num_null", f"must be in 1..{num_experts - 1}", num_null)
     share_E = share(count(routing, "null_loss") if load_E is None else load_E, probs_TE.dtype)
-    true_E, null_E = share_E[:-num_null], share_E[-num_null:]
-    share_E = torch.cat([true_E, null_E.mean().expand(num_null)])
+    null_share = share_E[-num_null:].mean()
+    share_E = torch.cat([share_E[:-num_null], null_share.expand(num_null)])
     return num_experts * (share_E * mean_over_tokens(routing, probs_TE)).sum()
 
 

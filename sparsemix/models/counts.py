@@ -1,6 +1,7 @@
 """Exact counts of parameters and of floating point operations, found in two ways that agree.
 
 Active parameters are those that a token's forward reads: of E routed experts k count, and both embeddings do.
+Where experts differ, a token visits each of them equally often on average, and counts are rounded.
 FLOPs are those of a forward pass for one token, 2 for each multiply-add in a matrix product: projections,
 routers, k experts, the unembedding, and attention over `context` keys, not halved for causality. Norms,
 activations, biases and the embedding's look-up are not counted. Training takes 3 times as many.
@@ -10,13 +11,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any, cast
 
 import torch
 from torch import nn
 
-from sparsemix.checks import check
-from sparsemix.experts import DenseConfig, ExpertsConfig, GLUExpertsConfig, MLPExpertsConfig
-from sparsemix.layer import MoE, MoEConfig
+from sparsemix.experts import (
+    ClampedGLUExpertsConfig,
+    ConcatExpertsConfig,
+    ConstantExpertsConfig,
+    CopyExpertsConfig,
+    DenseConfig,
+    ExpertsConfig,
+    GLUExpertsConfig,
+    MLPExpertsConfig,
+    ZeroExpertsConfig,
+)
+from sparsemix.layer import MoE, MoEConfig, MoEExpertsConfig
 from sparsemix.models.attention import AttentionConfig
 from sparsemix.models.decoder import Decoder, DecoderConfig
 
@@ -43,7 +54,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Tally:
-    """Parameters of a part, how many of them a token uses, and multiply-adds of its matrices for a token."""
+    """Parameters of a part, how many of them a token uses on average, and multiply-adds of its matrices for a token."""
 
     total: int = 0
     active: int | Fraction = 0
@@ -170,27 +181,39 @@ def attention_tally(config: AttentionConfig, dim: int) -> Tally:
     return tally
 
 
-def ffn_tally(config: DenseConfig | ExpertsConfig, dim: int) -> Tally:
+def ffn_tally(config: DenseConfig | ExpertsConfig | MoEExpertsConfig, dim: int) -> Tally:
     """One dense feed-forward layer, or one expert."""
-    if isinstance(config, GLUExpertsConfig):
-        return 3 * matrix(config.hidden, dim)
-    seen = type(config).__name__
-    check(
-        isinstance(config, MLPExpertsConfig),
-        "experts",
-        "must be GLU or MLP to count",
-        seen,
-        "count by tensors",
-    )
-    assert isinstance(config, MLPExpertsConfig)
-    tally = 2 * matrix(config.hidden, dim)
-    return tally + vector(config.hidden + dim) if config.bias else tally
+    match config:
+        case GLUExpertsConfig() | ClampedGLUExpertsConfig():
+            biases = vector(2 * config.hidden + dim) if config.bias else Tally()
+            return 3 * matrix(config.hidden, dim) + biases
+        case MLPExpertsConfig():
+            biases = vector(config.hidden + dim) if config.bias else Tally()
+            return 2 * matrix(config.hidden, dim) + biases
+        case ZeroExpertsConfig() | CopyExpertsConfig():
+            return Tally()
+        case ConstantExpertsConfig():
+            return 3 * matrix(1, dim)
+        case MoEExpertsConfig():
+            return moe_tally(config.moe, dim)
+        case _:
+            seen = type(config).__name__
+            raise ValueError(f"experts: must be of a kind that has a formula, got {seen}; count by tensors")
+
+
+def experts_tally(config: ExpertsConfig | MoEExpertsConfig, dim: int, num_experts: int, active: Fraction) -> Tally:
+    """All routed experts, of which a token visits so many on average, each as often as any other."""
+    if not isinstance(config, ConcatExpertsConfig):
+        return routed(ffn_tally(config, dim), num_experts, active)
+    every = sum((part.num_experts * ffn_tally(part.experts, dim) for part in config.parts), Tally())
+    share = active / num_experts
+    return Tally(every.total, share * every.active, share * every.multiply_adds)
 
 
 def moe_tally(config: MoEConfig, dim: int) -> Tally:
     """One mixture: router, experts, and the shared expert with its gate."""
     active = Fraction(config.router.edges_per_token(config.num_experts))
-    tally = router_tally(config, dim) + routed(ffn_tally(config.experts, dim), config.num_experts, active)
+    tally = router_tally(config, dim) + experts_tally(config.experts, dim, config.num_experts, active)
     if config.shared is not None:
         tally += ffn_tally(config.shared, dim)
     if config.shared_gate:
@@ -208,13 +231,12 @@ def router_tally(config: MoEConfig, dim: int) -> Tally:
 
 
 def _active_share(decoder: Decoder) -> dict[str, Fraction]:
-    """Name of each parameter of a routed expert -> k / E."""
-    shares = {}
-    for name, module in decoder.named_modules():
+    """Name of each parameter of a routed expert -> k / E, multiplied where mixtures lie in mixtures."""
+    shares: dict[str, Fraction] = {}
+    for prefix, module in decoder.named_modules():
         if isinstance(module, MoE):
-            assert decoder.config.moe is not None
-            moe = decoder.config.moe
-            share = Fraction(moe.router.edges_per_token(moe.num_experts)) / moe.num_experts
-            experts = module.get_submodule("experts")
-            shares |= {f"{name}.experts.{leaf}": share for leaf, _ in experts.named_parameters()}
+            edges = Fraction(cast(Any, module.router).config.edges_per_token(module.router.num_experts))
+            share = edges / module.router.num_experts
+            for name, _ in module.get_submodule("experts").named_parameters(f"{prefix}.experts"):
+                shares[name] = share * shares.get(name, Fraction(1))
     return shares

@@ -13,12 +13,12 @@ from torch.utils.checkpoint import checkpoint
 from sparsemix.checks import check
 from sparsemix.config import config
 from sparsemix.experts import DenseConfig
-from sparsemix.kernels import linear
+from sparsemix.kernels import at_least_float32, linear
 from sparsemix.layer import MoE, MoEConfig
 from sparsemix.models.attention import AttentionConfig, AttentionMask, attention_mask
 from sparsemix.models.cache import KVCache, LayerCache
 from sparsemix.models.init import InitConfig, initialize
-from sparsemix.models.primitives import RMSNorm, at_least_float32
+from sparsemix.models.primitives import RMSNorm
 from sparsemix.models.rotary import Rotary
 from sparsemix.routing import Routing, TokenInfo
 

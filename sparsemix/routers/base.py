@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sparsemix.balance import Loss
 from sparsemix.checks import check
+from sparsemix.kernels import at_least_float32
 from sparsemix.routing import Routing, TokenInfo
 
 
@@ -92,7 +93,7 @@ class WideModule(nn.Module):
 
 def wide_dtype(x: Tensor | None = None) -> torch.dtype:
     """float32, or float64 for a float64 input or, without an input, where that is torch's default."""
-    return torch.promote_types(torch.get_default_dtype() if x is None else x.dtype, torch.float32)
+    return at_least_float32(torch.get_default_dtype() if x is None else x.dtype)
 
 
 def live_edges(info: TokenInfo | None, token_N: Tensor, num_tokens: int) -> Tensor | None:

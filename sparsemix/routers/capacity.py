@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -37,25 +38,40 @@ class CapacityConfig:
     group_size: int | None = Field(None, ge=1)
     """Consecutive tokens that are served for themselves, with a capacity of their own; none: the whole batch."""
 
-    def places(self, num_tokens: int, k: int, num_experts: int, factor: float) -> int:
-        """Edges that an expert takes of so many tokens."""
+    def places(self, num_tokens: int, k: int, num_experts: float, factor: float) -> int:
+        """Edges that one of so many like experts takes of so many tokens."""
         choices = num_tokens * (k if self.count_choices else 1)
         share = round(factor * choices / num_experts, 6)  # 1.1 * 10 is a hair above 11 in floating point
         whole = {"up": math.ceil, "down": math.floor, "nearest": round}[self.rounding](share)
         return max(self.minimum, self.multiple_of * math.ceil(whole / self.multiple_of))
 
-    def limit(self, routing: Routing, num_tokens: int, num_experts: int, training: bool) -> Routing:
-        """The routing of k edges a token without those beyond the capacity."""
+    def limit(
+        self, routing: Routing, num_tokens: int, num_experts: int, training: bool, sizes: Sequence[float] | None = None
+    ) -> Routing:
+        """The routing of k edges a token without those beyond the capacity.
+
+        Args:
+            routing: with `edges_per_token`.
+            num_tokens: T.
+            num_experts: E.
+            training: which of the two factors.
+            sizes: what each expert is to take, relative to the others (MoE++: less of what costs more); none: all
+                the same.
+        """
         factor = self.factor if training else self.factor_eval
         k = routing.edges_per_token
         assert k is not None, "a capacity is a share of T k"
         if factor is None or num_tokens == 0:
             return routing
         size = min(self.group_size or num_tokens, num_tokens)
-        places = self.places(size, k, num_experts, factor)
+        num_groups = math.ceil(num_tokens / size)
+        places: int | Tensor = self.places(size, k, num_experts, factor)
+        if sizes is not None:
+            each = [self.places(size, k, sum(sizes) / own, factor) for own in sizes]
+            places = torch.tensor(each * num_groups, device=routing.expert_N.device)
         order_N = self._order(routing.weight_N.detach().view(-1, k))
         queue_N = routing.token_N // size * num_experts + routing.expert_N
-        return drop_over_capacity(routing, math.ceil(num_tokens / size) * num_experts, places, order_N, queue_N)
+        return drop_over_capacity(routing, num_groups * num_experts, places, order_N, queue_N)
 
     def _order(self, weight_TK: Tensor) -> Tensor:
         """The edges, which lie token by token, in serving order; ties by position."""

@@ -8,15 +8,31 @@ from models.examples import random_tokens, small_config
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from sparsemix.experts import GLUExpertsConfig, MLPExpertsConfig, ModuleExpertsConfig
-from sparsemix.layer import MoEConfig
+from sparsemix.experts import (
+    ClampedGLUExpertsConfig,
+    ConcatExpertsConfig,
+    ConstantExpertsConfig,
+    CopyExpertsConfig,
+    GLUExpertsConfig,
+    MLPExpertsConfig,
+    ModuleExpertsConfig,
+    Part,
+    ZeroExpertsConfig,
+)
+from sparsemix.layer import MoEConfig, MoEExpertsConfig
 from sparsemix.models import AttentionConfig, DecoderConfig
 from sparsemix.models.counts import count_by_formula, count_by_tensors
 from sparsemix.routers import NoisyTopKRouterConfig, SwitchRouterConfig, TopKRouterConfig
 
 dense_layers = st.one_of(
-    st.builds(GLUExpertsConfig, hidden=st.integers(1, 9)),
+    st.builds(GLUExpertsConfig, hidden=st.integers(1, 9), bias=st.booleans()),
+    st.builds(ClampedGLUExpertsConfig, hidden=st.integers(1, 9)),
     st.builds(MLPExpertsConfig, hidden=st.integers(1, 9), bias=st.booleans()),
+)
+parts = st.builds(
+    Part,
+    num_experts=st.integers(1, 3),
+    experts=dense_layers | st.sampled_from([ZeroExpertsConfig(), CopyExpertsConfig(), ConstantExpertsConfig()]),
 )
 
 
@@ -28,12 +44,15 @@ def routers(num_experts):
 
 @st.composite
 def mixtures(draw):
-    num_experts = draw(st.integers(2, 6))
+    concat = draw(st.none() | st.lists(parts, min_size=2, max_size=3))
+    num_experts = draw(st.integers(2, 6)) if concat is None else sum(part.num_experts for part in concat)
+    inside = MoEConfig(num_experts=3, experts=GLUExpertsConfig(hidden=2))
+    alike = dense_layers | st.just(MoEExpertsConfig(moe=inside))
     shared = draw(st.none() | dense_layers)
     return MoEConfig(
         num_experts=num_experts,
         router=draw(routers(num_experts)),
-        experts=draw(dense_layers),
+        experts=draw(alike) if concat is None else ConcatExpertsConfig(parts=tuple(concat)),
         shared=shared,
         shared_gate=shared is not None and draw(st.booleans()),
     )
@@ -99,7 +118,7 @@ def test_cache_size():
 def test_modules_have_no_formula():
     moe = MoEConfig(num_experts=2, experts=ModuleExpertsConfig(make=lambda dim: torch.nn.Linear(dim, dim)))
     config = small_config(moe=moe)
-    with pytest.raises(ValueError, match="experts: must be GLU or MLP to count, got ModuleExpertsConfig"):
+    with pytest.raises(ValueError, match="experts: must be of a kind that has a formula, got ModuleExpertsConfig"):
         count_by_formula(config)
     counts, dense = count_by_tensors(config), count_by_tensors(small_config(dense_first=2))
     assert counts.parameters_total != dense.parameters_total
