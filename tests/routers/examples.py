@@ -49,7 +49,9 @@ EVERY_ROUTER = {
     "GShard, dropless": GShardRouterConfig(capacity=None, normalize="after", jitter=0.01),
     "hierarchical": HierarchicalRouterConfig(num_groups=4),
     "LIMoE": LIMoERouterConfig(min_experts=(3.0, 2.0), local=(1,)),
-    "no token left behind": NoTokenLeftBehindRouterConfig(k=3, capacity=CapacityConfig(factor=0.6)),
+    "no token left behind": NoTokenLeftBehindRouterConfig(
+        k=3, capacity=CapacityConfig(factor=0.6, count_choices=False)
+    ),
     "V-MoE": VMoERouterConfig(k=2, capacity=CapacityConfig(factor=0.6, priority="token")),
     "V-MoE, dropless": VMoERouterConfig(k=2, capacity=None),
     "dense": DenseRouterConfig(),
