@@ -169,7 +169,7 @@ def entropy_loss(probs_TE: Tensor, valid: Valid) -> Tensor:
 
 
 def selection_loss(logits_T: Tensor, selected: Sequence[bool], valid: Valid) -> Tensor:
-    """Mixture of depths: mean cross-entropy of sigmoid(logit) against being among the chosen."""
+    """Mixture of depths: mean cross-entropy of sigmoid(logit) against being chosen, which it learns to foresee."""
     rows = [-torch.log(sigmoid(z if is_chosen else -z)) for z, is_chosen in zip(logits_T, selected)]
     return mean_of_valid(rows, valid)
 

@@ -70,6 +70,18 @@ def test_value_and_every_gradient_are_those_of_a_loop_over_edges(config, trainin
         same(grad, wanted, f"gradient of {name}")
 
 
+@every_router
+@pytest.mark.parametrize("seed", range(3))
+def test_a_lone_token_gets_the_same_where_nobody_wants_a_gradient(config, seed):
+    """As in generation, where it takes a shorter way."""
+    router, experts = lively(config).float().eval(), GLUExpertsConfig(hidden=3).build(DIM, NUM_EXPERTS)
+    x_TD = numbers(seed, 1, DIM).float()
+    expected_TD, _ = moe_forward(x_TD, route(router, x_TD), experts)
+    with torch.no_grad():
+        y_TD, _ = moe_forward(x_TD, route(router, x_TD), experts)
+    same(y_TD, expected_TD.detach(), tolerance=1e-5)
+
+
 class Counter(nn.Module):
     """The rows that reach an expert."""
 

@@ -66,6 +66,14 @@ def test_each_kind_of_expert_has_the_capacity_of_the_paper(num_tokens, tau, fact
     }
 
 
+def test_groups_of_tokens_have_capacities_of_their_own():
+    limits, x_TD = CapacityConfig(factor=0.5, group_size=4), numbers(1, 10, DIM)
+    router = router_of(6, capacity=limits)
+    apart = [router(part_TD) for part_TD in x_TD.split(4)]
+    assert router(x_TD).live_N[:16].equal(torch.cat([routing.live_N for routing in apart[:2]]))
+    assert not router(x_TD).live_N.equal(router_of(6)(x_TD).live_N)
+
+
 def test_of_all_places_ffns_have_six_tenths_in_the_model_of_the_paper():
     """tau N_f / (tau N_f + N_z) with tau = 0.75, 8 FFNs and 4 others."""
     sizes = MoEPPRouterConfig(**PAPER).sizes(12)
