@@ -15,7 +15,7 @@ from harness import arguments, claim, must_agree, ratio, save, spread, take_turn
 from torch import Tensor, nn
 from transformers import MixtralForCausalLM
 
-from sparsemix import balance_loss
+from sparsemix import SwitchLoss, balance_loss
 from sparsemix.models import Decoder, chunked_cross_entropy
 
 BALANCE = 0.01
@@ -135,7 +135,7 @@ def our_loss(decoder: Decoder, tokens_BS: Tensor, targets_BS: Tensor) -> Callabl
     def loss(balanced: bool) -> Tensor:
         hidden_BSD, routings = decoder(tokens_BS)
         cross_entropy = chunked_cross_entropy(hidden_BSD.flatten(0, 1), decoder.unembed_VD, targets_BS.flatten())
-        return cross_entropy + balance_loss(routings, switch=BALANCE, z=0) if balanced else cross_entropy
+        return cross_entropy + balance_loss(routings, [SwitchLoss(weight=BALANCE)]) if balanced else cross_entropy
 
     return loss
 

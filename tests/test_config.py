@@ -9,16 +9,41 @@ from cases import ACTIVATIONS
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsemix import GLUExpertsConfig, MLPExpertsConfig, MoEConfig, TopKRouterConfig
+from sparsemix import (
+    CapacityConfig,
+    GLUExpertsConfig,
+    MLPExpertsConfig,
+    MoEConfig,
+    NoisyTopKRouterConfig,
+    SelectionBiasConfig,
+    SwitchRouterConfig,
+    TopKRouterConfig,
+)
 from sparsemix.config import config, from_json, read_json, to_json
 
 NAMES = st.sampled_from(ACTIVATIONS)
 BACKENDS = st.sampled_from(["auto", "reference", "cpu", "native"])
-POSITIVE = st.none() | st.floats(min_value=0, exclude_min=True, allow_infinity=False)
+POSITIVE = st.floats(min_value=0, exclude_min=True, allow_infinity=False)
+capacities = st.builds(
+    CapacityConfig,
+    factor=POSITIVE,
+    factor_eval=st.none() | POSITIVE,
+    priority=st.sampled_from(["position", "token", "probability"]),
+    count_choices=st.booleans(),
+    rounding=st.sampled_from(["up", "down", "nearest"]),
+    multiple_of=st.integers(1),
+    minimum=st.integers(1),
+    group_size=st.none() | st.integers(1),
+)
+biases = st.builds(
+    SelectionBiasConfig,
+    rate=st.floats(min_value=0, allow_infinity=False),
+    rule=st.sampled_from(["sign", "proportional"]),
+)
 
 
 @st.composite
-def routers(draw):
+def topk(draw):
     k = draw(st.integers(1, 2**40))
     return TopKRouterConfig(
         k=k,
@@ -26,16 +51,19 @@ def routers(draw):
             st.sampled_from(["softmax_topk", "topk_softmax", "sigmoid"] if k > 1 else ["softmax_topk", "sigmoid"])
         ),
         normalize=draw(st.booleans()) and k > 1,
-        capacity_factor=draw(POSITIVE),
-        capacity_factor_eval=draw(POSITIVE),
-        priority=draw(st.sampled_from(["position", "probability"])),
-        noise=draw(st.booleans()),
-        jitter=draw(st.floats(0, 1, exclude_max=True)),
         bias=draw(st.booleans()),
-        bias_rate=draw(st.floats(min_value=0, allow_infinity=False)),
+        selection_bias=draw(st.none() | biases),
+        capacity=draw(st.none() | capacities),
     )
 
 
+noisy = st.builds(NoisyTopKRouterConfig, k=st.integers(2), capacity=st.none() | capacities)
+switches = st.builds(
+    SwitchRouterConfig,
+    capacity=st.none() | capacities,
+    jitter=st.floats(0, 1, exclude_max=True),
+    jitter_on=st.sampled_from(["input", "logits"]),
+)
 glus = st.builds(GLUExpertsConfig, hidden=st.integers(1), activation=NAMES, backend=BACKENDS)
 mlps = st.builds(
     MLPExpertsConfig,
@@ -47,7 +75,7 @@ mlps = st.builds(
 layers = st.builds(
     MoEConfig,
     num_experts=st.integers(1),
-    router=routers(),
+    router=topk() | noisy | switches,
     experts=glus | mlps,
     shared=st.none() | glus | mlps,
     shared_gate=st.booleans(),
@@ -102,14 +130,18 @@ INFINITY, NAN = float("inf"), float("nan")
         (TopKRouterConfig, {"k": "two"}, "TopKRouterConfig: k: Input should be a valid integer"),
         (TopKRouterConfig, {"k": 1.5}, "TopKRouterConfig: k: Input should be a valid integer"),
         (TopKRouterConfig, {"k": "2"}, "TopKRouterConfig: k: Input should be a valid integer, got '2'"),
-        (TopKRouterConfig, {"noise": "yes"}, "TopKRouterConfig: noise: Input should be a valid boolean"),
+        (TopKRouterConfig, {"bias": "yes"}, "TopKRouterConfig: bias: Input should be a valid boolean"),
         (TopKRouterConfig, {"k": None}, "TopKRouterConfig: k: Input should be a valid integer"),
         (TopKRouterConfig, {"k": 0}, "TopKRouterConfig: k: Input should be greater than or equal to 1, got 0; correct"),
-        (TopKRouterConfig, {"k": 0, "jitter": 1}, "TopKRouterConfig: k: Input should be greater than or equal to 1"),
+        (TopKRouterConfig, {"k": 0, "bias": 1}, "TopKRouterConfig: k: Input should be greater than or equal to 1"),
         (TopKRouterConfig, {"gate": "softmax"}, "TopKRouterConfig: gate: Input should be 'softmax_topk'"),
-        (TopKRouterConfig, {"capacity_factor": 0}, "TopKRouterConfig: capacity_factor: Input should be greater than 0"),
-        (TopKRouterConfig, {"capacity_factor": INFINITY}, "capacity_factor: Input should be a finite number, got inf"),
-        (TopKRouterConfig, {"bias_rate": NAN}, "TopKRouterConfig: bias_rate: Input should be"),
+        (CapacityConfig, {"factor": 0}, "CapacityConfig: factor: Input should be greater than 0, got 0; correct"),
+        (CapacityConfig, {"factor": INFINITY}, "CapacityConfig: factor: Input should be a finite number, got inf"),
+        (CapacityConfig, {"minimum": 0}, "CapacityConfig: minimum: Input should be greater than or equal to 1, got 0"),
+        (CapacityConfig, {"group_size": 0}, "CapacityConfig: group_size: Input should be greater than or equal to 1"),
+        (SelectionBiasConfig, {"rate": NAN}, "SelectionBiasConfig: rate: Input should be"),
+        (SwitchRouterConfig, {"jitter": 1}, "SwitchRouterConfig: jitter: Input should be less than 1, got 1; correct"),
+        (NoisyTopKRouterConfig, {"k": 1}, "NoisyTopKRouterConfig: k: Input should be greater than or equal to 2"),
         (TopKRouterConfig, {"type": "hash"}, "TopKRouterConfig: type: Input should be 'topk', got 'hash'"),
         (TopKRouterConfig, {"a\nb": 1}, "TopKRouterConfig: a b: unknown key"),
         (GLUExpertsConfig, {}, "GLUExpertsConfig: hidden: required, got nothing; give it a value"),
@@ -131,7 +163,7 @@ def test_what_is_refused_is_named_in_one_line(make, fields, message):
 
 def test_the_number_of_further_complaints_is_told():
     with pytest.raises(ValueError, match=r" \(and 2 more\)$"):
-        TopKRouterConfig(k=0, jitter=2.0, gate="none")
+        TopKRouterConfig(k=0, bias=2.0, gate="none")
 
 
 @pytest.mark.parametrize(
@@ -148,8 +180,21 @@ def test_the_number_of_further_complaints_is_told():
             "run.json: experts.glu.hidden: Input should be",
         ),
         (
-            '{"num_experts": 4, "experts": {"type": "glu", "hidden": 1}, "router": {"k": 1}}',
-            "run.json: router: k: one expert whose weight is normalised to 1 gives the router no gradient, got k=1",
+            '{"num_experts": 4, "experts": {"type": "glu", "hidden": 1}, "router": {"type": "topk", "k": 1}}',
+            "run.json: router.topk: k: one expert whose weight is normalised to 1 gives the router no gradient, got",
+        ),
+        (
+            '{"num_experts": 4, "experts": {"type": "glu", "hidden": 1}, "router": {"type": "topp"}}',
+            "run.json: router: Input tag 'topp' found using 'type'",
+        ),
+        (
+            '{"num_experts": 4, "experts": {"type": "glu", "hidden": 1}, '
+            '"router": {"type": "topk", "capacity": {"factor": 0}}}',
+            "run.json: router.topk.capacity.factor: Input should be greater than 0, got 0; correct the value",
+        ),
+        (
+            '{"num_experts": 4, "experts": {"type": "glu", "hidden": 1}, "router": {"type": "switch", "k": 2}}',
+            "run.json: router.switch.k: unknown key, got 2; remove it or correct its name",
         ),
     ],
 )

@@ -10,17 +10,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsemix import (
+    CapacityConfig,
     GLUExpertsConfig,
+    ImportanceLoss,
     MLPExpertsConfig,
     ModuleExperts,
     MoE,
     MoEConfig,
+    SelectionBiasConfig,
+    SwitchLoss,
     TokenInfo,
     TopKRouterConfig,
+    ZLoss,
     balance_loss,
     moe_forward,
 )
 from sparsemix.kernels import combine
+
+LOSSES = (SwitchLoss(), ZLoss(), ImportanceLoss())
 
 
 def functions_of(moe: MoE):
@@ -52,19 +59,22 @@ def shared_of(moe: MoE, x_D):
 def loop(moe: MoE, x_TD, routing, valid):
     """The layer, one token at a time. Among ties it takes the layer's choice, after checking that it is a best one."""
     router, num_experts, k = moe.router.config, moe.router.num_experts, moe.router.config.k
-    logits_TE = [moe.router.weight_ED @ x_D for x_D in x_TD]
+    bias_E = 0 if moe.router.bias_E is None else moe.router.bias_E
+    logits_TE = [moe.router.weight_ED @ x_D + bias_E for x_D in x_TD]
     choices = routing.expert_N.view(-1, k).tolist()
     weights = []
     for logits_E, chosen in zip(logits_TE, choices):
         biased_E = references.scores(router.gate, logits_E.detach())
-        biased_E = biased_E if moe.router.bias_E is None else biased_E + moe.router.bias_E
+        if router.selection_bias is not None:
+            biased_E = biased_E + moe.router.selection_bias.bias_E
         assert references.is_best_first(biased_E, chosen)
         weights.append(references.weights(router.gate, router.normalize, logits_E, chosen))
-    limit = len(choices) * k
-    if router.capacity_factor is not None:
-        limit = max(1, math.ceil(round(router.capacity_factor * len(choices) * k / num_experts, 9)))
+    limit, priority = len(choices) * k, "position"
+    if router.capacity is not None:
+        limit = max(1, math.ceil(round(router.capacity.factor * len(choices) * k / num_experts, 9)))
+        priority = router.capacity.priority
     seen = routing.weight_N.detach().view(-1, k).tolist()  # equal weights must tie here as they do in the layer
-    kept = references.served(choices, num_experts, limit, router.priority, lambda t, j: seen[t][j], valid)
+    kept = references.served(choices, num_experts, limit, priority, lambda t, j: seen[t][j], valid)
     y_TD = moe.routed_scale * references.moe(x_TD, choices, weights, kept, functions_of(moe))
     if moe.shared is None or not len(x_TD):
         return y_TD
@@ -76,13 +86,14 @@ def layers(draw):
     num_experts = draw(st.integers(1, 9))
     k = draw(st.integers(1, num_experts))
     gate = draw(st.sampled_from(GATES if k > 1 else ["softmax_topk", "sigmoid"]))
+    factors, priorities = st.sampled_from([0.01, 0.5, 1.0, 100.0]), st.sampled_from(["position", "probability"])
     router = TopKRouterConfig(
         k=k,
         gate=gate,
         normalize=draw(st.booleans()) and k > 1,
-        capacity_factor=draw(st.sampled_from([None, None, 0.01, 0.5, 1.0, 100.0])),
-        priority=draw(st.sampled_from(["position", "probability"])),
         bias=draw(st.booleans()),
+        selection_bias=draw(st.sampled_from([None, SelectionBiasConfig()])),
+        capacity=draw(st.none() | st.builds(CapacityConfig, factor=factors, priority=priorities)),
     )
     backend = draw(st.sampled_from(["reference", "cpu", "auto"]))
     glu = st.builds(
@@ -124,8 +135,8 @@ def test_value_and_every_gradient_are_those_of_a_loop_over_tokens(fields, num_to
         x_TD[:, 0] = 1
         with torch.no_grad():
             moe.router.weight_ED[-1, 0] = 30
-    if moe.router.bias_E is not None:
-        moe.router.bias_E.copy_(numbers(52, moe.router.num_experts))
+    if moe.router.selection_bias is not None:
+        moe.router.selection_bias.bias_E.copy_(numbers(52, moe.router.num_experts))
     valid = [padding is None or bool(padding >> t & 1) for t in range(num_tokens)]
     info = None if padding is None else TokenInfo(valid_T=torch.tensor(valid, dtype=torch.bool))
     x_TD.requires_grad_()
@@ -147,13 +158,13 @@ def test_value_and_every_gradient_are_those_of_a_loop_over_tokens(fields, num_to
     "experts", [GLUExpertsConfig(hidden=2), MLPExpertsConfig(hidden=2, activation="gelu", bias=True)]
 )
 def test_gradcheck(gate, experts):
-    router = TopKRouterConfig(k=2, gate=gate, capacity_factor=1.0)
+    router = TopKRouterConfig(k=2, gate=gate, bias=True, capacity=CapacityConfig(factor=1.0))
     moe = layer_of(4, router=router, experts=experts, shared=GLUExpertsConfig(hidden=2), shared_gate=True)
     names = [name for name, _ in moe.named_parameters()]
 
     def run(x, *parameters):
         y, routing = torch.func.functional_call(moe, dict(zip(names, parameters)), (x,))
-        return y, balance_loss(routing, importance=0.1)
+        return y, balance_loss(routing, LOSSES)
 
     x = numbers(50, 3, DIM).requires_grad_()
     # f of the switch loss is a constant to the gradient, and stays one under gradcheck's small steps.
@@ -195,7 +206,8 @@ def test_a_single_expert_is_a_plain_ffn_and_its_router_has_gradient_zero():
 
 
 def test_a_dropped_token_gets_zero_and_the_residual_carries_it():
-    moe, x_TD = layer_of(4, router=TopKRouterConfig(k=1, normalize=False, capacity_factor=0.5)), numbers(50, 12, DIM)
+    router = TopKRouterConfig(k=1, normalize=False, capacity=CapacityConfig(factor=0.5))
+    moe, x_TD = layer_of(4, router=router), numbers(50, 12, DIM)
     y_TD, routing = moe(x_TD)
     dropped = ~routing.live_N
     assert dropped.any()

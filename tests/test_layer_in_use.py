@@ -1,43 +1,59 @@
 """What people do to layers: checkpoint, copy, cast, save and train them, and give them one token at a time."""
 
 import copy
-from dataclasses import replace
 
 import pytest
 import torch
 from cases import DIM, layer_of, numbers, same
 from torch.utils.checkpoint import checkpoint
 
-from sparsemix import GLUExpertsConfig, MLPExpertsConfig, MoE, MoEConfig, TokenInfo, TopKRouterConfig, balance_loss
+from sparsemix import (
+    CapacityConfig,
+    GLUExpertsConfig,
+    ImportanceLoss,
+    MLPExpertsConfig,
+    MoE,
+    MoEConfig,
+    NoisyTopKRouterConfig,
+    SelectionBiasConfig,
+    SwitchRouterConfig,
+    TokenInfo,
+    TopKRouterConfig,
+    balance_loss,
+)
 from sparsemix.kernels import combine
 
-NOISY = TopKRouterConfig(k=2, noise=True, jitter=0.1, bias=True, capacity_factor=1.0)
+NOISY = NoisyTopKRouterConfig(k=2, capacity=CapacityConfig(factor=1.0))
+JITTERY = SwitchRouterConfig(jitter=0.1)
 PLAIN = TopKRouterConfig(k=2)
+BIASED = TopKRouterConfig(k=2, bias=True, selection_bias=SelectionBiasConfig(), capacity=CapacityConfig(factor=1.0))
+ROUTERS = [PLAIN, BIASED, NOISY, JITTERY]
 
 
 def tensors_of(routing):
     return [field for field in routing if isinstance(field, torch.Tensor)]
 
 
-@pytest.mark.parametrize("router", [PLAIN, NOISY, replace(NOISY, bias=False)])
+@pytest.mark.parametrize("router", ROUTERS)
 def test_activation_checkpointing_changes_nothing(router):
     """The routing and its noise are computed again in backward; they must be the same ones."""
     moe, x = layer_of(6, router=router), numbers(50, 2, 5, DIM).requires_grad_()
+    losses = [*router.losses(6), ImportanceLoss()]
+    info = TokenInfo(sequence_T=torch.arange(10) // 5)
     results = []
-    for run in (moe, lambda x: checkpoint(moe, x, use_reentrant=False)):
+    for run in (moe, lambda x, info: checkpoint(moe, x, info=info, use_reentrant=False)):
         torch.manual_seed(3)
-        y, routing = run(x)
-        loss = (y * numbers(51, *y.shape)).sum() + balance_loss(
-            routing, importance=0.1, load=0.1 * (routing.load_TE is not None)
-        )
+        y, routing = run(x, info=info)
+        loss = (y * numbers(51, *y.shape)).sum() + balance_loss(routing, losses)
         results.append([y, *tensors_of(routing), *torch.autograd.grad(loss, [x, *moe.parameters()])])
     assert len(results[0]) == len(results[1])
     assert all(one.equal(other) for one, other in zip(*results))
 
 
-def test_forward_leaves_no_trace_in_the_layer():
+@pytest.mark.parametrize("router", ROUTERS)
+def test_forward_leaves_no_trace_in_the_layer(router):
     """A counter in a buffer would count twice under activation checkpointing."""
-    moe = layer_of(6, router=NOISY)
+    moe = layer_of(6, router=router)
     before = copy.deepcopy(moe.state_dict())
     moe(numbers(50, 5, DIM))[0].sum().backward()
     assert all(tensor.equal(before[name]) for name, tensor in moe.state_dict().items())
@@ -54,7 +70,7 @@ def test_functional_call_uses_the_given_parameters():
     "experts", [GLUExpertsConfig(hidden=4), MLPExpertsConfig(hidden=4), MLPExpertsConfig(hidden=4, bias=True)]
 )
 def test_a_state_dict_and_a_deep_copy_give_the_same_layer(experts):
-    fields = {"router": NOISY, "experts": experts, "shared": experts, "shared_gate": True}
+    fields = {"router": BIASED, "experts": experts, "shared": experts, "shared_gate": True}
     moe, x = layer_of(4, **fields), numbers(50, 5, DIM)
     moe.router.update(torch.tensor([5, 2, 2, 1]))
     loaded = MoEConfig(num_experts=4, **fields).build(DIM).double()
@@ -67,7 +83,7 @@ def test_a_state_dict_and_a_deep_copy_give_the_same_layer(experts):
     assert not copied(x)[0].equal(moe(x)[0])
 
 
-@pytest.mark.parametrize("router", [PLAIN, NOISY])
+@pytest.mark.parametrize("router", ROUTERS)
 @pytest.mark.parametrize("experts", [GLUExpertsConfig(hidden=4), MLPExpertsConfig(hidden=4, bias=True)])
 def test_a_bfloat16_layer_trains_with_a_float32_router(router, experts):
     moe = layer_of(4, dim=8, router=router, experts=experts, shared=experts, shared_gate=True, dtype=torch.bfloat16)
@@ -82,7 +98,7 @@ def test_a_bfloat16_layer_trains_with_a_float32_router(router, experts):
         assert parameter.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("router", [PLAIN, NOISY])
+@pytest.mark.parametrize("router", ROUTERS)
 @pytest.mark.parametrize("experts", [GLUExpertsConfig(hidden=4), MLPExpertsConfig(hidden=4, bias=True)])
 def test_autocast_runs_experts_in_bfloat16_and_the_router_in_float32(router, experts):
     moe = layer_of(4, dim=8, router=router, experts=experts, shared=experts, shared_gate=True, dtype=torch.float32)
@@ -107,7 +123,7 @@ def test_autocast_runs_experts_in_bfloat16_and_the_router_in_float32(router, exp
 
 @pytest.mark.parametrize("training", [True, False])
 def test_one_token_survives_the_smallest_capacity(training):
-    router = TopKRouterConfig(k=2, capacity_factor=0.01, capacity_factor_eval=0.01)
+    router = TopKRouterConfig(k=2, capacity=CapacityConfig(factor=0.01, factor_eval=0.01))
     moe, x = layer_of(64, router=router).train(training), numbers(50, 1, 1, DIM)
     y, routing = moe(x)
     assert routing.live_N.all()
@@ -144,11 +160,11 @@ def test_a_loop_with_balance_loss_trains_and_balances():
     assert torch.bincount(routing.expert_N, minlength=4).min() > 0
 
 
-@pytest.mark.parametrize("capacity", [None, 0.1])
+@pytest.mark.parametrize("capacity", [None, CapacityConfig(factor_eval=0.1)])
 @pytest.mark.parametrize("valid", [None, True, False])
 @pytest.mark.parametrize("experts", [GLUExpertsConfig(hidden=4), MLPExpertsConfig(hidden=4, bias=True)])
 def test_one_token_without_gradient_is_what_it_is_with(experts, valid, capacity):
-    router = TopKRouterConfig(k=3, capacity_factor_eval=capacity)
+    router = TopKRouterConfig(k=3, capacity=capacity)
     moe, x_TD = layer_of(5, experts=experts, router=router, shared=experts).eval(), numbers(60, 1, DIM)
     info = None if valid is None else TokenInfo(valid_T=torch.tensor([valid]))
     expected, routing = moe(x_TD, info=info)

@@ -6,7 +6,6 @@ import inspect
 import io
 import os
 import re
-import typing
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from typing import Annotated, Any, TypeVar
@@ -14,6 +13,9 @@ from typing import Annotated, Any, TypeVar
 import tyro
 from pydantic.dataclasses import is_pydantic_dataclass
 from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
+
+from sparsemix.cli.hints import configs_in, hints_of
+from sparsemix.cli.weighted import flag_of, names, weighted_kinds
 
 C = TypeVar("C")
 
@@ -97,18 +99,25 @@ def peek(kind: type[C], args: Sequence[str]) -> C:
 
 
 def _config_rule(info: StructTypeInfo) -> StructConstructorSpec | None:
-    """How tyro sees a config: a flag for each field of the classes in force, but for `type` and parts that are None."""
+    """How tyro sees a config: a flag for each field of the classes in force.
+
+    But for `type` and parts that are None, and lists of configs, which are for files unless a weight says all of each.
+    """
     if not is_pydantic_dataclass(info.type):
         return None
-    hints = typing.get_type_hints(info.type, include_extras=True)
-    hidden, shown = {}, []
+    hidden, shown, hints = {}, [], hints_of(info.type)
     for name, field in info.type.__pydantic_fields__.items():
-        value = getattr(info.default, name)
-        if name == "type" or (value is None and _mentions_config(hints[name])):
+        hint: Any = hints[name]
+        value, text = getattr(info.default, name), field.description
+        if kinds := weighted_kinds(hint):
+            text = f"{text} NAME is one of {names(kinds)}."
+            hint = Annotated[hint, flag_of(kinds, f"{info.type.__name__}: {name}", _ConfigError)]
+        elif is_pydantic_dataclass(type(value)):
+            hint = type(value)
+        elif name == "type" or configs_in(hint):  # kinds.py has had its say
             hidden[name] = value
             continue
-        kind = type(value) if is_pydantic_dataclass(type(value)) else hints[name]
-        shown.append(StructFieldSpec(name=name, type=kind, default=value, helptext=field.description))
+        shown.append(StructFieldSpec(name=name, type=hint, default=value, helptext=text))
 
     def instantiate(**given: Any) -> Any:
         try:
@@ -117,10 +126,6 @@ def _config_rule(info: StructTypeInfo) -> StructConstructorSpec | None:
             raise _ConfigError(str(error)) from None
 
     return StructConstructorSpec(instantiate=instantiate, fields=tuple(shown))
-
-
-def _mentions_config(hint: Any) -> bool:
-    return is_pydantic_dataclass(hint) or any(map(_mentions_config, typing.get_args(hint)))
 
 
 @contextmanager

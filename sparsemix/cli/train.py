@@ -41,7 +41,9 @@ class Train:
     """Train a language model in a run folder, or go on with one.
 
     Every value of the config is a flag and overrides --config, or else the config of the run in --resume or --init.
-    A part of another kind, as --optimizer.type adamw or --data.tokenizer.type bpe, brings flags of its own.
+    A part of another kind, as --optimizer.type adamw or --model.moe.router.type switch, brings flags of its own. A part
+    that is None comes to be with the first flag of it, as --model.moe.router.capacity.factor 2, and goes with None, as
+    --model.moe.router.capacity None.
     """
 
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")]

@@ -11,11 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsemix.cli.flags import Many, Switch, flatten, parse, peek
-from sparsemix.cli.kinds import choose_kinds
 from sparsemix.config import config
-from sparsemix.data import BPETokenizerConfig
-from sparsemix.experts import MLPExpertsConfig
-from sparsemix.train import AdamWConfig, TrainConfig
+from sparsemix.train import AdamWConfig, BalanceConfig, TrainConfig
 
 
 def leaves(value, prefix=""):
@@ -41,13 +38,15 @@ def parsed(*args, default=TrainConfig()):  # noqa: B008
 
 
 NAMES = [name for name, _ in leaves(TrainConfig()) if not name.endswith("type")]
+ABSENT = {"model.ffn", "model.moe.shared", "model.attention.yarn"}
+ABSENT |= {"model.moe.router.capacity", "model.moe.router.selection_bias"}
+"""Parts that are None, whose flags come with them."""
 
 
 def test_every_field_is_a_flag_of_the_same_meaning():
     values = dict(leaves(TrainConfig()))
-    absent_parts = {"model.ffn", "model.moe.shared", "model.attention.yarn"}
-    args = [arg for name in set(NAMES) - absent_parts for arg in as_flags(name, values[name])]
-    assert len(args) > 80
+    args = [arg for name in set(NAMES) - ABSENT for arg in as_flags(name, values[name])]
+    assert len(args) > 70
     assert parsed(*args) == TrainConfig()
 
 
@@ -55,17 +54,19 @@ def test_help_has_every_flag_but_the_tags(capsys):
     with pytest.raises(SystemExit):
         parsed("--help")
     text = capsys.readouterr().out
-    assert "--model.moe.router.capacity-factor" in text
+    assert "--model.moe.router.k INT" in text
     assert "experts a token" in text.lower()
     assert ".type" not in text
 
 
 def test_flags_override_and_leave_the_rest():
-    config = parsed("--optimizer.lr", "0.5", "--model.tie-embeddings", "--model.moe.router.capacity_factor=1.25")
+    flags = ["--model.tie-embeddings", "--model.moe.router.no_normalize", "--balance.scope=global"]
+    config = parsed("--optimizer.lr", "0.5", *flags)
     expected = TrainConfig()
-    router = replace(expected.model.moe.router, capacity_factor=1.25)
+    router = replace(expected.model.moe.router, normalize=False)
     model = replace(expected.model, tie_embeddings=True, moe=replace(expected.model.moe, router=router))
-    assert config == replace(expected, optimizer=replace(expected.optimizer, lr=0.5), model=model)
+    optimizer, balance = replace(expected.optimizer, lr=0.5), BalanceConfig(scope="global")
+    assert config == replace(expected, optimizer=optimizer, model=model, balance=balance)
 
 
 @settings(max_examples=20)
@@ -162,35 +163,3 @@ class Some:
 def test_peek_passes_over_what_it_does_not_know():
     assert peek(Some, ["--data", "a", "b", "--out", "x", "--help", "--resume"]) == Some(out=Path("x"), resume=True)
     assert peek(Some, ["--data", "a", "--out"]) == Some()
-
-
-def test_a_part_of_another_kind():
-    rest, config = choose_kinds(
-        ["--steps", "3", "--optimizer.type", "adamw", "--data.tokenizer.type=bpe", "--optimizer.lr", "1"], TrainConfig()
-    )
-    assert rest == ["--steps", "3", "--optimizer.lr", "1"]
-    assert config == replace(
-        TrainConfig(), optimizer=AdamWConfig(), data=replace(TrainConfig().data, tokenizer=BPETokenizerConfig())
-    )
-    assert parsed(*rest, default=config).optimizer == AdamWConfig(lr=1.0)
-
-
-def test_a_part_of_another_kind_takes_over_what_has_no_default():
-    _, config = choose_kinds(["--model.moe.experts.type", "mlp"], TrainConfig())
-    assert config.model.moe.experts == MLPExpertsConfig(hidden=TrainConfig().model.moe.experts.hidden)
-
-
-@pytest.mark.parametrize(
-    ("args", "line"),
-    {
-        "--optimizer.type sgd": "--optimizer.type: optimizer: .*'adamw', 'muon', got {'type': 'sgd'}",
-        "--optimizer.type": "--optimizer.type: optimizer: .*got {'type': ''}",
-        "--nowhere.type x": "--nowhere.type: must name a part of the config, got '--nowhere.type'; see --help",
-        "--model.nowhere.deep.type x": "--model.nowhere.deep.type: must name a part",
-        "--model.ffn.type mlp": "--model.ffn.type: model.ffn.mlp.hidden: required, got nothing",
-        "--steps.type x": "--steps.type: steps: Input should be a valid integer",
-    }.items(),
-)
-def test_kinds_that_are_not(args, line):
-    with pytest.raises(ValueError, match=f"^{line}"):
-        choose_kinds(args.split(), TrainConfig())

@@ -13,7 +13,7 @@ from sparsemix.layer import MoEConfig
 from sparsemix.models import AttentionConfig, DecoderConfig
 from sparsemix.models.architectures import ARCHITECTURES
 from sparsemix.models.counts import count_by_tensors
-from sparsemix.routers import TopKRouterConfig
+from sparsemix.routers import NoisyTopKRouterConfig
 from sparsemix.train import AdamWConfig, MuonConfig, Precision, TrainConfig, choose_precision
 from sparsemix.train.facts import kernel, usual_kernel
 
@@ -25,7 +25,7 @@ MODEL = DecoderConfig(
     attention=AttentionConfig(num_heads=4, num_kv_heads=2, bias="qkv", qk_norm="head"),
     moe=MoEConfig(
         num_experts=4,
-        router=TopKRouterConfig(k=2, noise=True),
+        router=NoisyTopKRouterConfig(k=2),
         experts=MLPExpertsConfig(hidden=8, bias=True),
         shared=GLUExpertsConfig(hidden=4),
         shared_gate=True,

@@ -4,15 +4,27 @@ import pytest
 import torch
 from cases import dispatch_of, numbers, same
 
-from sparsemix import DecoderConfig, GLUExpertsConfig, MLPExpertsConfig, MoEConfig, TokenInfo, TopKRouterConfig
+from sparsemix import (
+    CapacityConfig,
+    DecoderConfig,
+    GLUExpertsConfig,
+    MLPExpertsConfig,
+    MoEConfig,
+    SelectionBiasConfig,
+    TokenInfo,
+    TopKRouterConfig,
+)
 from sparsemix.kernels import compiled
 from sparsemix.models import AttentionConfig
 
 EXPERTS = [GLUExpertsConfig(hidden=6), MLPExpertsConfig(hidden=6, bias=True, activation="gelu")]
 ROUTERS = [
     TopKRouterConfig(k=2),
-    TopKRouterConfig(k=2, gate="sigmoid", bias=True, capacity_factor=1.0, capacity_factor_eval=1.0),
-    TopKRouterConfig(k=1, normalize=False, capacity_factor=0.5, priority="probability"),
+    TopKRouterConfig(
+        k=2, gate="sigmoid", selection_bias=SelectionBiasConfig(), capacity=CapacityConfig(factor=1.0, factor_eval=1.0)
+    ),
+    TopKRouterConfig(k=1, normalize=False, capacity=CapacityConfig(factor=0.5, priority="probability")),
+    TopKRouterConfig(k=2, capacity=CapacityConfig(factor=0.5, priority="token", group_size=4)),
 ]
 
 

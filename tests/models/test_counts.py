@@ -24,9 +24,8 @@ from sparsemix.experts import (
 from sparsemix.layer import MoEConfig, MoEExpertsConfig
 from sparsemix.models import AttentionConfig, DecoderConfig, DepthConfig
 from sparsemix.models.counts import count_by_formula, count_by_tensors
-from sparsemix.routers import NoisyTopKRouterConfig, TopKRouterConfig
+from sparsemix.routers import NoisyTopKRouterConfig, SwitchRouterConfig, TopKRouterConfig
 
-ROUTERS = [TopKRouterConfig, NoisyTopKRouterConfig]
 dense_layers = st.one_of(
     st.builds(GLUExpertsConfig, hidden=st.integers(1, 9), bias=st.booleans()),
     st.builds(ClampedGLUExpertsConfig, hidden=st.integers(1, 9)),
@@ -39,6 +38,12 @@ parts = st.builds(
 )
 
 
+def routers(num_experts):
+    k = st.integers(2, num_experts)
+    topk = st.builds(TopKRouterConfig, k=k, bias=st.booleans())
+    return topk | st.builds(NoisyTopKRouterConfig, k=k) | st.builds(SwitchRouterConfig)
+
+
 @st.composite
 def mixtures(draw):
     concat = draw(st.none() | st.lists(parts, min_size=2, max_size=3))
@@ -48,7 +53,7 @@ def mixtures(draw):
     shared = draw(st.none() | dense_layers)
     return MoEConfig(
         num_experts=num_experts,
-        router=draw(st.sampled_from(ROUTERS))(k=draw(st.integers(2, num_experts))),
+        router=draw(routers(num_experts)),
         experts=draw(alike) if concat is None else ConcatExpertsConfig(parts=tuple(concat)),
         shared=shared,
         shared_gate=shared is not None and draw(st.booleans()),

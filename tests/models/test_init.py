@@ -9,7 +9,7 @@ from models.examples import small_config
 from sparsemix.experts import GLUExpertsConfig, MLPExpertsConfig
 from sparsemix.layer import MoEConfig
 from sparsemix.models import AttentionConfig, InitConfig, initialize
-from sparsemix.routers import TopKRouterConfig
+from sparsemix.routers import NoisyTopKRouterConfig, TopKRouterConfig
 
 
 def weights(seed=0, **changes):
@@ -21,9 +21,8 @@ def weights(seed=0, **changes):
     return small_config(**changes).build(seed).state_dict()
 
 
-def mixture(num_experts, **router):
-    experts = GLUExpertsConfig(hidden=48)
-    return MoEConfig(num_experts=num_experts, router=TopKRouterConfig(**router), experts=experts)
+def mixture(num_experts, router=TopKRouterConfig()):  # noqa: B008
+    return MoEConfig(num_experts=num_experts, router=router, experts=GLUExpertsConfig(hidden=48))
 
 
 def assert_std(tensor, expected):
@@ -45,7 +44,7 @@ def test_fan_in_deviations():
 
 def test_stated_deviations():
     init = InitConfig(std=0.02, embedding_std=0.5, unembedding_std=0.1, router_std=0.3, scale_residual=True)
-    found = weights(moe=mixture(32, noise=True), init=init, num_layers=2)
+    found = weights(moe=mixture(32, NoisyTopKRouterConfig()), init=init, num_layers=2)
     assert_std(found["embedding.weight"], 0.5)
     assert_std(found["unembedding.weight"], 0.1)
     assert_std(found["blocks.1.ffn.router.weight_ED"], 0.3)

@@ -3,13 +3,14 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from sparsemix.data import Batch
 from sparsemix.experts import GLUExpertsConfig
 from sparsemix.layer import MoEConfig
 from sparsemix.models import AttentionConfig, DecoderConfig
-from sparsemix.routers import TopKRouterConfig
+from sparsemix.routers import NoisyTopKRouterConfig, RouterConfig, SelectionBiasConfig, TopKRouterConfig
 from sparsemix.runs import read_metrics
 from sparsemix.train import AdamWConfig, BalanceConfig, DataConfig, MuonConfig, Precision, TrainConfig, Trainer
 from sparsemix.train.step import GradientStep
@@ -17,7 +18,7 @@ from sparsemix.train.step import GradientStep
 WORDS = ["the", "router", "sends", "each", "token", "to", "few", "experts", "and", "learns", "what", "it", "is"]
 
 
-def tiny_model(router: TopKRouterConfig = TopKRouterConfig(k=2), **changes) -> DecoderConfig:  # noqa: B008
+def tiny_model(router: RouterConfig = TopKRouterConfig(k=2), **changes) -> DecoderConfig:  # noqa: B008
     values = {
         "vocab_size": 257,
         "dim": 16,
@@ -29,8 +30,10 @@ def tiny_model(router: TopKRouterConfig = TopKRouterConfig(k=2), **changes) -> D
     return DecoderConfig(**(values | changes))
 
 
-STATEFUL = tiny_model(TopKRouterConfig(k=2, noise=True, bias=True))
-"""Noise in forward and a selection bias: everything that a checkpoint must bring back."""
+NOISY = tiny_model(NoisyTopKRouterConfig(k=2))
+BIASED = tiny_model(TopKRouterConfig(k=2, selection_bias=SelectionBiasConfig()))
+stateful = pytest.mark.parametrize("model", [NOISY, BIASED], ids=["noise", "bias"])
+"""Noise in forward, and a selection bias: what a checkpoint must bring back beside the weights."""
 
 
 def write_text(folder: Path, num_files: int = 12) -> Path:
@@ -67,7 +70,7 @@ def random_batch(rows: int = 4, length: int = 16, seed: int = 0, vocab_size: int
 
 def gradient_step(balance: BalanceConfig, model: DecoderConfig, **changes) -> GradientStep:
     """In float64, from the same weights each time."""
-    return GradientStep(model.build(0).double(), balance, Precision(), **changes)
+    return GradientStep(model.build(0).double(), balance.build(model), Precision(), **changes)
 
 
 def gradients(step: GradientStep) -> dict[str, torch.Tensor]:

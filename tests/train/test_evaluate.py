@@ -6,7 +6,7 @@ import torch
 from train.examples import random_batch, tiny_model
 
 from sparsemix.data import BPETokenizerConfig, ByteTokenizerConfig
-from sparsemix.routers import TopKRouterConfig
+from sparsemix.routers import NoisyTopKRouterConfig, SwitchRouterConfig
 from sparsemix.train import evaluate
 
 BYTES = ByteTokenizerConfig().build([])
@@ -45,8 +45,9 @@ def test_bits_per_byte_counts_the_bytes_that_tokens_stand_for():
     assert found.bits_per_byte == pytest.approx(found.loss * len(targets) / num_bytes / math.log(2))
 
 
-def test_is_in_evaluation_mode_and_goes_back():
-    model = tiny_model(TopKRouterConfig(k=2, noise=True, jitter=0.5)).build()
+@pytest.mark.parametrize("router", [NoisyTopKRouterConfig(k=2), SwitchRouterConfig(jitter=0.5)])
+def test_is_in_evaluation_mode_and_goes_back(router):
+    model = tiny_model(router).build()
     batches = [("a", random_batch())]
     state = torch.get_rng_state()
     assert evaluate(model, batches, BYTES) == evaluate(model, batches, BYTES)

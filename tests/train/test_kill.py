@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from train.examples import STATEFUL, tiny_config, write_text
+from train.examples import BIASED, NOISY, tiny_config, write_text
 from train.train_process import run
 
 from sparsemix.config import to_json
@@ -19,11 +19,11 @@ STEPS = 60
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def config(tmp_path):
+@pytest.fixture(params=[NOISY, BIASED], ids=["noise", "bias"])
+def config(request, tmp_path):
     config = tiny_config(
         write_text(tmp_path / "text"),
-        model=STATEFUL,
+        model=request.param,
         steps=STEPS,
         accumulate=2,
         evaluate_every=7,

@@ -8,8 +8,9 @@ import pytest
 import torch
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from train.examples import STATEFUL, Crash, at_step, crash, curve, tiny_config
+from train.examples import Crash, at_step, crash, curve, stateful, tiny_config
 
+from sparsemix.balance import SwitchLoss, ZLoss
 from sparsemix.kernels import onednn_is_faster
 from sparsemix.kernels.cpp.library import library
 from sparsemix.runs import RunFolder, read_metrics, versions
@@ -57,11 +58,12 @@ def test_trained_models_come_out_again(config, tmp_path):
     assert result.evaluation is not None
 
 
-def test_evaluating_and_saving_at_other_steps_changes_no_loss(text, tmp_path):
+@stateful
+def test_evaluating_and_saving_at_other_steps_changes_no_loss(text, tmp_path, model):
     losses = []
     for every in (1, 6):
         out = tmp_path / str(every)
-        train(tiny_config(text, model=STATEFUL, evaluate_every=every, checkpoint_every=every), out)
+        train(tiny_config(text, model=model, evaluate_every=every, checkpoint_every=every), out)
         losses.append([one["loss"] for one in curve(out)])
     assert losses[0] == losses[1]
 
@@ -73,7 +75,7 @@ def test_without_held_out_text_there_is_no_evaluation(text, tmp_path):
 
 
 def test_warns_of_routers_that_nothing_balances(text, tmp_path, caplog):
-    train(tiny_config(text, balance=BalanceConfig(switch=0, z=0), steps=1), tmp_path / "run")
+    train(tiny_config(text, balance=BalanceConfig(losses=()), steps=1), tmp_path / "run")
     (record,) = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert record.getMessage().startswith("routers of blocks 0, 1 get no balance gradient")
     assert "\n" not in record.getMessage()
@@ -108,7 +110,9 @@ def test_other_errors_are_not_called_out_of_memory(config, tmp_path):
 
 
 def test_losses_that_are_not_finite_end_the_run_with_one_line(text, tmp_path):
-    config = tiny_config(text, max_skipped=1, balance=BalanceConfig(switch=1e38, z=1e38))
+    config = tiny_config(
+        text, max_skipped=1, balance=BalanceConfig(losses=(SwitchLoss(weight=1e38), ZLoss(weight=1e38)))
+    )
     with pytest.raises(
         TrainingError, match=r"^loss: must be finite, .* for 2 steps in a row; lower the learning rate$"
     ):

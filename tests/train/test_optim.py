@@ -5,14 +5,14 @@ from train.examples import tiny_model
 from sparsemix.experts import GLUExpertsConfig, MLPExpertsConfig
 from sparsemix.layer import MoEConfig
 from sparsemix.models import AttentionConfig
-from sparsemix.routers import TopKRouterConfig
+from sparsemix.routers import NoisyTopKRouterConfig
 from sparsemix.train import AdamWConfig, MuonConfig
 from sparsemix.train.optim import by_role, role
 
 FULL = tiny_model(
     moe=MoEConfig(
         num_experts=4,
-        router=TopKRouterConfig(k=2, noise=True, bias=True),
+        router=NoisyTopKRouterConfig(k=2),
         experts=MLPExpertsConfig(hidden=8, bias=True),
         shared=GLUExpertsConfig(hidden=8),
         shared_gate=True,

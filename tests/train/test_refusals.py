@@ -3,6 +3,7 @@
 import pytest
 from train.examples import contents, tiny_config, tiny_model
 
+from sparsemix.balance import ZLoss
 from sparsemix.data import BPETokenizerConfig
 from sparsemix.experts import GLUExpertsConfig
 from sparsemix.layer import MoEConfig
@@ -67,9 +68,10 @@ def test_resume_without_a_run_is_refused(config, tmp_path):
 def test_resume_needs_no_config_but_refuses_another(config, text, tmp_path):
     train(config, tmp_path / "run")
     before = contents(tmp_path / "run")
-    changed = tiny_config(text, balance=BalanceConfig(switch=0.5))
+    changed = tiny_config(text, balance=BalanceConfig(losses=(ZLoss(weight=0.5),)))
     with pytest.raises(
-        ValueError, match=r"^balance.switch: must be 0.01 as in the run, got 0.5; leave it out, or start"
+        ValueError,
+        match=r"^balance.losses: must be None as in the run, got \[{'type': 'z', .*\]; leave it out",
     ):
         train(changed, tmp_path / "run", resume=True)
     assert contents(tmp_path / "run") == before

@@ -8,7 +8,7 @@ import signal
 import pytest
 import torch
 from rich.console import Console
-from train.examples import STATEFUL, Crash, at_step, crash, curve, tiny_config, tiny_model, weights, write_text
+from train.examples import Crash, at_step, crash, curve, stateful, tiny_config, tiny_model, weights, write_text
 
 from sparsemix.config import to_json
 from sparsemix.data import BPETokenizerConfig
@@ -17,9 +17,10 @@ from sparsemix.runs import RunError, RunFolder, checkpoint, read_metrics, versio
 from sparsemix.train import DataConfig, load_run, train
 
 
+@stateful
 @pytest.mark.parametrize("crashed", [1, 2, 3, 5, 6])
-def test_crashed_and_resumed_it_is_the_same_run(text, tmp_path, crashed):
-    config = tiny_config(text, model=STATEFUL, accumulate=2)
+def test_crashed_and_resumed_it_is_the_same_run(text, tmp_path, crashed, model):
+    config = tiny_config(text, model=model, accumulate=2)
     train(config, tmp_path / "whole")
     with pytest.raises(Crash):
         train(config, tmp_path / "crashed", observers=at_step(crashed, crash))

@@ -1,22 +1,21 @@
 import numpy as np
 import pytest
 import torch
-from train.examples import gradient_step, gradients, random_batch, tiny_model
+from train.examples import BIASED, NOISY, gradient_step, gradients, random_batch, tiny_model
 
+from sparsemix.balance import ImportanceLoss, LoadLoss, SequenceLoss, SwitchLoss, ZLoss, z_loss
 from sparsemix.data import Batch
 from sparsemix.experts import GLUExpertsConfig
-from sparsemix.routers import TopKRouterConfig
+from sparsemix.routers import SwitchRouterConfig, TopKRouter
 from sparsemix.train import BalanceConfig
 from sparsemix.train.batch import split_batch
 
-ALL = {"switch": 0.3, "z": 0.1, "importance": 0.2, "load": 0.2}
-NO_LOAD = ALL | {"load": 0.0}
-NONE = {"switch": 0.0, "z": 0.0}
+SEVERAL = (SwitchLoss(weight=0.3), ZLoss(weight=0.1), ImportanceLoss(weight=0.2), SequenceLoss(weight=0.1))
 
 
-def gathered(balance, batches, model=None, **changes):
+def gathered(losses, batches, model=None, scope="micro", **changes):
     torch.manual_seed(3)
-    step = gradient_step(BalanceConfig(**balance), model or tiny_model(), **changes)
+    step = gradient_step(BalanceConfig(losses=losses, scope=scope), model or tiny_model(), **changes)
     return step.gather(batches), gradients(step)
 
 
@@ -26,11 +25,11 @@ def largest_difference(one, other):
 
 
 @pytest.mark.parametrize("parts", [2, 4, 6])
-@pytest.mark.parametrize("balance", [NONE, NO_LOAD | {"scope": "global"}], ids=["task loss", "global balance"])
-def test_accumulation_is_the_whole_batch(parts, balance):
+@pytest.mark.parametrize("losses", [(), SEVERAL], ids=["task loss", "global balance"])
+def test_accumulation_is_the_whole_batch(parts, losses):
     batch = random_batch(rows=6)
-    whole, whole_gradients = gathered(balance, [batch])
-    cut, cut_gradients = gathered(balance, split_batch(batch, parts))
+    whole, whole_gradients = gathered(losses, [batch])
+    cut, cut_gradients = gathered(losses, split_batch(batch, parts), scope="global")
     assert whole.loss.item() == pytest.approx(cut.loss.item(), rel=1e-12)
     assert whole.balance.item() == pytest.approx(cut.balance.item(), rel=1e-12)
     assert largest_difference(whole_gradients, cut_gradients) < 1e-10
@@ -38,34 +37,32 @@ def test_accumulation_is_the_whole_batch(parts, balance):
 
 def test_balance_by_micro_batch_is_another_loss():
     batch = random_batch(rows=6)
-    _, whole = gathered(NO_LOAD, [batch])
-    _, cut = gathered(NO_LOAD, split_batch(batch, 3))
+    _, whole = gathered(SEVERAL, [batch])
+    _, cut = gathered(SEVERAL, split_batch(batch, 3))
     assert largest_difference(whole, cut) > 1e-4
 
 
 def test_balance_by_micro_batch_is_the_mean_weighted_by_tokens():
     batches = split_batch(random_batch(rows=4), 3)  # 2, 1 and 1 rows
-    alone = [gathered(NO_LOAD, [batch])[0].balance.item() for batch in batches]
-    together = gathered(NO_LOAD, batches)[0].balance.item()
+    alone = [gathered(SEVERAL, [batch])[0].balance.item() for batch in batches]
+    together = gathered(SEVERAL, batches)[0].balance.item()
     assert together == pytest.approx(alone[0] / 2 + alone[1] / 4 + alone[2] / 4, rel=1e-12)
 
 
 def test_loss_is_the_mean_over_weighted_targets():
     batches = split_batch(random_batch(rows=4), 4)
     weights = [batch.weight_BS.sum() for batch in batches]
-    alone = [gathered(NONE, [batch])[0].loss.item() for batch in batches]
+    alone = [gathered((), [batch])[0].loss.item() for batch in batches]
     assert len(set(weights)) > 1
     expected = np.average(alone, weights=weights)
-    assert gathered(NONE, batches)[0].loss.item() == pytest.approx(expected, rel=1e-12)
+    assert gathered((), batches)[0].loss.item() == pytest.approx(expected, rel=1e-12)
 
 
 def test_global_balance_sees_the_noise_of_the_pass_with_gradient():
     """Each loss, recomputed from the routings that were used: the counting pass must have drawn the same noise."""
     seen = {}
-    step = gradient_step(
-        BalanceConfig(switch=1.0, z=0.0, importance=1.0, load=1.0, scope="global"),
-        tiny_model(TopKRouterConfig(k=2, noise=True, jitter=0.1)),
-    )
+    losses = (SwitchLoss(weight=1), ImportanceLoss(weight=1), LoadLoss(weight=1))
+    step = gradient_step(BalanceConfig(losses=losses, scope="global"), NOISY)
     torch.manual_seed(3)
     found = step.gather(
         split_batch(random_batch(rows=6), 3),
@@ -83,24 +80,40 @@ def test_global_balance_sees_the_noise_of_the_pass_with_gradient():
     assert found.balance.item() == pytest.approx(expected.item(), rel=1e-8)
 
 
-def test_counting_leaves_the_random_numbers_as_they_were():
-    model = tiny_model(TopKRouterConfig(k=2, noise=True))
+def test_what_a_router_asks_for_is_in_the_balance_and_in_the_gradient(monkeypatch):
+    """A mean over tokens: micro-batches have shares of it, and no list of losses turns it off."""
+    route = TopKRouter.forward
+
+    def asking(self, x_TD, info=None, previous=None):
+        routing = route(self, x_TD, info, previous)
+        return routing._replace(loss=0.7 * z_loss(routing))
+
+    expected, wanted = gathered((ZLoss(weight=0.7),), [random_batch(rows=6)])
+    monkeypatch.setattr(TopKRouter, "forward", asking)
+    for scope in ("micro", "global"):
+        found, grads = gathered((), split_batch(random_batch(rows=6), 4), scope=scope)
+        assert found.balance.item() == pytest.approx(expected.balance.item(), rel=1e-12)
+        assert largest_difference(grads, wanted) < 1e-10
+
+
+@pytest.mark.parametrize("model", [NOISY, tiny_model(SwitchRouterConfig())], ids=["noise", "jitter"])
+def test_counting_leaves_the_random_numbers_as_they_were(model):
     batches = split_batch(random_batch(), 2)
     states = []
     for scope in ("micro", "global"):
-        gathered({"scope": scope}, batches, model)
+        gathered(None, batches, model, scope=scope)
         states.append(torch.get_rng_state())
     assert torch.equal(*states)
 
 
 @pytest.mark.parametrize("scope", ["micro", "global"])
-@pytest.mark.parametrize(("bias", "losses"), [(False, ALL), (True, NO_LOAD)])
-def test_activation_checkpointing_changes_nothing(scope, bias, losses):
+@pytest.mark.parametrize("model", [NOISY, BIASED, tiny_model(SwitchRouterConfig())], ids=["noise", "bias", "jitter"])
+def test_activation_checkpointing_changes_nothing(scope, model):
     """Blocks run twice then: neither losses nor statistics may count twice, and noise must be drawn again as it was."""
-    model, balance = tiny_model(TopKRouterConfig(k=2, noise=True, bias=bias)), losses | {"scope": scope}
+    losses = (*model.moe.router.losses(4), *SEVERAL)
     batches = split_batch(random_batch(), 2)
-    plain, plain_gradients = gathered(balance, batches, model)
-    again, again_gradients = gathered(balance, batches, model, activation_checkpointing=True)
+    plain, plain_gradients = gathered(losses, batches, model, scope)
+    again, again_gradients = gathered(losses, batches, model, scope, activation_checkpointing=True)
     assert (plain.loss, plain.balance) == (again.loss, again.balance)
     assert largest_difference(plain_gradients, again_gradients) == 0
     for name in ("load", "statistic"):
@@ -109,16 +122,15 @@ def test_activation_checkpointing_changes_nothing(scope, bias, losses):
 
 
 def test_load_and_statistic_are_sums_over_micro_batches():
-    model = tiny_model(TopKRouterConfig(k=2, bias=True))
     batch = random_batch(rows=6)
-    whole, cut = (gathered({}, split_batch(batch, parts), model)[0] for parts in (1, 4))
+    whole, cut = (gathered(None, split_batch(batch, parts), BIASED)[0] for parts in (1, 4))
     assert [int(load_E.sum()) for load_E in whole.load] == [2 * batch.tokens_BS.size] * 2
     for pair in [*zip(whole.load, cut.load), *zip(whole.statistic, cut.statistic)]:
         assert torch.equal(*pair)
 
 
 def test_a_dense_model_has_no_balance():
-    found, _ = gathered({}, [random_batch()], tiny_model(moe=None, ffn=GLUExpertsConfig(hidden=8)))
+    found, _ = gathered(None, [random_batch()], tiny_model(moe=None, ffn=GLUExpertsConfig(hidden=8)))
     assert found.balance.item() == 0
     assert found.load == ()
 
@@ -126,7 +138,7 @@ def test_a_dense_model_has_no_balance():
 def test_weights_that_are_all_zero_give_no_gradient():
     batch = random_batch()
     batch.weight_BS[:] = 0
-    found, found_gradients = gathered(NONE, split_batch(batch, 2))
+    found, found_gradients = gathered((), split_batch(batch, 2))
     assert found.loss.item() == 0
     assert all(not gradient.any() for gradient in found_gradients.values())
 

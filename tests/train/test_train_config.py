@@ -1,10 +1,10 @@
 import pytest
-from train.examples import random_batch, tiny_config, tiny_model
+from train.examples import BIASED, NOISY, random_batch, tiny_config, tiny_model
 
+from sparsemix.balance import DeviceLoss, SwitchLoss
 from sparsemix.config import from_json, to_json
 from sparsemix.data import BPETokenizerConfig
-from sparsemix.routers import TopKRouterConfig
-from sparsemix.train import AdamWConfig, DataConfig, MuonConfig, TrainConfig
+from sparsemix.train import AdamWConfig, BalanceConfig, DataConfig, MuonConfig, TrainConfig
 
 
 @pytest.mark.parametrize(
@@ -12,6 +12,10 @@ from sparsemix.train import AdamWConfig, DataConfig, MuonConfig, TrainConfig
     [
         TrainConfig(),
         TrainConfig(optimizer=AdamWConfig(lr=0.1), clip_norm=None),
+        TrainConfig(
+            balance=BalanceConfig(losses=(SwitchLoss(form="first"), DeviceLoss(num_devices=2)), scope="global")
+        ),
+        TrainConfig(model=BIASED, sequence_length=32, balance=BalanceConfig(losses=())),
         TrainConfig(data=DataConfig(sources=("a", "b"), weights=(1, 2), tokenizer=BPETokenizerConfig(vocab_size=300))),
     ],
 )
@@ -70,8 +74,7 @@ def test_the_seed_makes_the_weights():
 
 
 def first_loss(seed, model_seed=0):
-    noisy = tiny_model(TopKRouterConfig(k=2, noise=True))
-    trainer = tiny_config(model=noisy, seed=seed).build(noisy.build(model_seed))
+    trainer = tiny_config(model=NOISY, seed=seed).build(NOISY.build(model_seed))
     return trainer.step([random_batch()]).loss
 
 

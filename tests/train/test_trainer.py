@@ -1,13 +1,11 @@
 import pytest
 import torch
 from torch import nn
-from train.examples import random_batch, tiny_config, tiny_model, tiny_trainer
+from train.examples import NOISY, random_batch, stateful, tiny_config, tiny_model, tiny_trainer
 
-from sparsemix.routers import TopKRouterConfig
+from sparsemix.routers import SelectionBiasConfig, TopKRouterConfig
 from sparsemix.train import AdamWConfig, BalanceConfig, ScheduleConfig, TrainerState, TrainingError
 from sparsemix.train.batch import split_batch
-
-NOISY = tiny_model(TopKRouterConfig(k=2, noise=True, jitter=0.1, bias=True))
 
 
 def run(trainer, steps, first=0):
@@ -64,9 +62,10 @@ def test_a_step_leaves_the_default_generator_alone():
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@stateful
 @pytest.mark.parametrize("optimizer", [None, AdamWConfig()], ids=["muon", "adamw"])
-def test_goes_on_from_its_state_bit_by_bit(optimizer):
-    changes = {"model": NOISY} | ({} if optimizer is None else {"optimizer": optimizer})
+def test_goes_on_from_its_state_bit_by_bit(optimizer, model):
+    changes = {"model": model} | ({} if optimizer is None else {"optimizer": optimizer})
     trainer = tiny_trainer(**changes)
     run(trainer, 3)
     state = copied(trainer.state())
@@ -95,8 +94,9 @@ def poison(trainer):
         trainer.model.norm.weight[0] = float("nan")
 
 
-def test_a_step_that_is_not_finite_moves_nothing_and_the_next_one_does():
-    trainer = tiny_trainer(model=NOISY)
+@stateful
+def test_a_step_that_is_not_finite_moves_nothing_and_the_next_one_does(model):
+    trainer = tiny_trainer(model=model)
     run(trainer, 2)
     good = trainer.model.norm.weight[0].item()
     poison(trainer)
@@ -169,12 +169,12 @@ def test_gradients_are_clipped_to_the_norm():
 
 
 def test_selection_bias_moves_once_a_step_by_the_load_of_the_whole_batch():
-    model = tiny_model(TopKRouterConfig(k=2, bias=True, bias_rate=0.1))
-    trainer = tiny_trainer(model=model, balance=BalanceConfig(switch=0, z=0))
+    model = tiny_model(TopKRouterConfig(k=2, selection_bias=SelectionBiasConfig(rate=0.1)))
+    trainer = tiny_trainer(model=model, balance=BalanceConfig(losses=()))
     report = trainer.step(split_batch(random_batch(), 4))
     for block, load_E in zip(trainer.model.blocks, report.load):
         expected = 0.1 * torch.sign(load_E.float().mean() - load_E)
-        torch.testing.assert_close(block.ffn.router.bias_E, expected)
+        torch.testing.assert_close(block.ffn.router.selection_bias.bias_E, expected)
 
 
 def test_bfloat16_autocast_is_close_and_keeps_parameters_in_float32():
