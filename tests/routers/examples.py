@@ -34,7 +34,7 @@ EVERY_ROUTER = {
     "MoE++": MoEPPRouterConfig(),
     "MoE++, capacity": MoEPPRouterConfig(normalize=True, capacity=CapacityConfig(factor=0.6)),
     "dense": DenseRouterConfig(),
-    "dense, totals": DenseRouterConfig(hidden=5, margin=1.0),
+    "dense, totals": DenseRouterConfig(hidden=16, margin=1.0),
 }
 """Settings of every kind of router for 8 experts; each is put through what all routers must do."""
 

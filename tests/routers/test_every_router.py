@@ -5,7 +5,7 @@ import typing
 import pytest
 import torch
 from cases import numbers, same
-from routers.examples import DIM, EVERY_ROUTER, NUM_EXPERTS, everything, lively, route
+from routers.examples import DIM, EVERY_ROUTER, NUM_EXPERTS, below, everything, lively, route
 from torch.utils.checkpoint import checkpoint
 
 from sparsemix import GLUExpertsConfig, MoE, MoEConfig, Routing, TopKRouterConfig, balance_loss
@@ -179,6 +179,20 @@ def test_forward_changes_no_state_and_checkpointing_no_gradient(config):
     for plain, again in zip(gradients(False), gradients(True)):
         assert plain.equal(again)
     assert all(tensor.equal(before[name]) for name, tensor in router.state_dict().items())
+
+
+@every_router
+def test_the_gradients_of_weights_and_losses_are_those_of_finite_differences(config):
+    router, x_TD = lively(config), numbers(1, 4, DIM).requires_grad_()
+    names, values = zip(*router.named_parameters())
+
+    def weights_and_losses(x_TD, *parameters):
+        torch.manual_seed(0)
+        arguments = (x_TD, everything(4), below(numbers(9, 4, NUM_EXPERTS)))
+        routing = torch.func.functional_call(router, dict(zip(names, parameters)), arguments)
+        return routing.weight_N, added_losses(router, routing)
+
+    assert torch.autograd.gradcheck(weights_and_losses, (x_TD, *values), fast_mode=True)
 
 
 # --- precision --------------------------------------------------------------------------------------------------------
