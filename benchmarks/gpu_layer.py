@@ -15,7 +15,7 @@ from ours import Contestant, LayerShape, our_layer, our_moe, tokens
 from torch import Tensor
 
 from sparsemix import MoE
-from sparsemix.kernels import BackendName, ExpertWeights, Gated, triton
+from sparsemix.kernels import BackendName, ExpertWeights, triton
 
 SHAPE = LayerShape(tokens=32_768, dim=2048, hidden=1024, experts=64, k=8)
 TARGETS = {
@@ -132,8 +132,7 @@ def triton_refuses(shape: LayerShape, moe: MoE) -> str:
     """Why our Triton back end cannot serve here; empty if it can."""
     named = dict(moe.named_parameters())
     x_TD, _ = few_tokens(shape, moe)
-    weights = ExpertWeights(named["experts.gate_up_EFD"], named["experts.down_EDF"])
-    return triton.refuses(x_TD, weights, Gated("silu"))
+    return triton.refuses(x_TD, ExpertWeights(named["experts.gate_up_EFD"], named["experts.down_EDF"]))
 
 
 def by_triton(shape: LayerShape, moe: MoE) -> MoE:

@@ -27,7 +27,8 @@ HEAD = """# Performance
 Made by `make bench` from `benchmarks/results/*.json`; do not edit. Each line is a ratio: of the times of two things
 that took turns in one process (A B, B A, ...), as the median over all rounds with the quartiles in brackets; or of
 bytes. A claim without a target is only reported. Nothing is timed unless the tests of the kernels pass and its values
-are right.
+are right. For all contestants alike, the process keeps freed memory rather than giving it back to the system, as the
+command line does.
 """
 
 
@@ -46,8 +47,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """What each benchmark wrote, in the order of the page; unknown ones last. That of a GPU is never left out."""
+    """What each benchmark claims, in the order of the page; unknown ones last. That of a GPU is never left out."""
     found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
+    found = {name: result for name, result in found.items() if any(claims(result))}  # not the routers' demos
     found.setdefault("gpu_layer", not_measured())
     first = [name for name in ORDER if name in found]
     return {name: found[name] for name in [*first, *(name for name in found if name not in ORDER)]}

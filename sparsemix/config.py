@@ -24,7 +24,18 @@ def config(cls: type[C]) -> type[C]:
         use_attribute_docstrings=True,
     )
     checked = pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=rules)(cls)
-    validate = checked.__init__
+    _complain_in_one_line(checked)
+    return cast(type[C], checked)
+
+
+def complete(cls: type) -> None:
+    """Look up names in the annotations of a config that were defined after it, for configs that contain each other."""
+    pydantic.dataclasses.rebuild_dataclass(cast(Any, cls))
+    _complain_in_one_line(cls)
+
+
+def _complain_in_one_line(cls: Any) -> None:
+    validate = cls.__init__
 
     @functools.wraps(validate)
     def init(self: Any, **fields: Any) -> None:
@@ -33,8 +44,7 @@ def config(cls: type[C]) -> type[C]:
         except pydantic.ValidationError as error:
             raise ValueError(one_line(error, cls.__name__)) from None
 
-    checked.__init__ = init
-    return cast(type[C], checked)
+    cls.__init__ = init
 
 
 def to_json(value: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -11,26 +11,45 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sparsemix.checks import check
-from sparsemix.config import config
-from sparsemix.experts import DenseConfig, Experts, ExpertsConfig, OneTokenExperts
+from sparsemix.config import complete, config
+from sparsemix.experts import DenseConfig, Experts, ExpertsConfig, ModuleExperts, OneTokenExperts
 from sparsemix.routers import Router, RouterConfig, TopKRouterConfig
+from sparsemix.routers.pooled import PooledRouter
 from sparsemix.routing import Routing, TokenInfo, sort_by_expert
 
 
-def moe_forward(x_TD: Tensor, routing: Routing, experts: Experts) -> tuple[Tensor, Routing]:
+def moe_forward(x: Tensor, routing: Routing, experts: Experts) -> tuple[Tensor, Routing]:
     """y_t = sum over the live edges of token t of w f_e(x_t): sort by expert, compute and combine.
 
     Experts that are `OneTokenExperts` may take a token that is alone without the sort.
 
+    Args:
+        x: tokens (T, D), or items with more axes.
+        routing: of these.
+        experts: where its edges lead.
+
     Returns:
         (T, D) in the dtype of x, and the routing with the routings of mixtures used as experts attached.
     """
-    if len(x_TD) == 1 and isinstance(experts, OneTokenExperts):
-        y_1D = experts.one_token(x_TD, routing)
-        if y_1D is not None:
-            return y_1D, routing
-    y_TD, inner = experts(x_TD, sort_by_expert(routing, experts.num_experts))
-    return y_TD, routing._replace(inner=inner)
+    if len(x) == 1 and isinstance(experts, OneTokenExperts):
+        y = experts.one_token(x, routing)
+        if y is not None:
+            return y, routing
+    y, inner = experts(x, sort_by_expert(routing, experts.num_experts))
+    return y, routing._replace(inner=inner)
+
+
+@config
+class MoEExpertsConfig:
+    """A whole mixture as an expert, with a router of its own: mixtures of mixtures."""
+
+    type: Literal["moe"] = "moe"
+    moe: MoEConfig
+    """What each expert is."""
+
+    def build(self, dim: int, num_experts: int, out_dim: int | None = None) -> ModuleExperts:
+        """E mixtures over x of width `dim`; y has that width too, or `out_dim`."""
+        return ModuleExperts([self.moe.build(dim, out_dim) for _ in range(num_experts)], (out_dim or dim,))
 
 
 @config
@@ -41,7 +60,7 @@ class MoEConfig:
     """E, the routed experts."""
     router: RouterConfig = TopKRouterConfig()
     """Which experts a token goes to, and with what weight."""
-    experts: ExpertsConfig
+    experts: Annotated[ExpertsConfig | MoEExpertsConfig, Field(discriminator="type")]
     """What an expert computes."""
     shared: DenseConfig | None = None
     """An expert that every token goes to, beside the routed ones."""
@@ -49,16 +68,23 @@ class MoEConfig:
     """Multiply the shared expert's output by sigmoid(w x) (Qwen2-MoE)."""
     routed_scale: float = 1.0
     """Multiply the routed experts' output (DeepSeek-V3: 2.5)."""
+    item_dims: int = Field(1, ge=1)
+    """Trailing axes of x that are one item: 2 for sequences (S, D) that go to an expert as a whole, by their mean."""
 
-    def build(self, dim: int) -> MoE:
-        """The layer over x of width `dim`."""
+    def build(self, dim: int, out_dim: int | None = None) -> MoE:
+        """The layer over x of width `dim`; y has that width too, or `out_dim`."""
+        router = self.router.build(dim, self.num_experts)
         return MoE(
-            self.router.build(dim, self.num_experts),
-            self.experts.build(dim, self.num_experts),
-            shared=None if self.shared is None else self.shared.build_dense(dim),
+            router if self.item_dims == 1 else PooledRouter(router),
+            self.experts.build(dim, self.num_experts, out_dim),
+            shared=None if self.shared is None else self.shared.build_dense(dim, out_dim),
             shared_gate=nn.Linear(dim, 1, bias=False) if self.shared_gate else None,
             routed_scale=self.routed_scale,
+            item_dims=self.item_dims,
         )
+
+
+complete(MoEExpertsConfig)
 
 
 class MoE(nn.Module):
@@ -85,6 +111,7 @@ class MoE(nn.Module):
         shared: Callable[[Tensor], Tensor] | None = None,
         shared_gate: nn.Linear | None = None,
         routed_scale: float = 1.0,
+        item_dims: int = 1,
     ) -> None:
         super().__init__()
         check(
@@ -95,7 +122,7 @@ class MoE(nn.Module):
             "give `shared` or leave out `shared_gate`",
         )
         self.router, self.experts, self.shared, self.shared_gate = router, experts, shared, shared_gate
-        self.routed_scale = routed_scale
+        self.routed_scale, self.item_dims = routed_scale, item_dims
 
     def forward(
         self, x: Tensor, *, info: TokenInfo | None = None, previous: Routing | None = None
@@ -103,21 +130,21 @@ class MoE(nn.Module):
         """Apply the layer.
 
         Args:
-            x: (..., D); the leading axes are flattened to T tokens.
+            x: (..., D), or (..., *item) of `item_dims` axes; the leading axes are flattened to T tokens.
             info: what the router may need to know, each field (T,).
             previous: the routing of the MoE layer below, for routers that build on it.
 
         Returns:
-            y of the shape of x, in autocast's dtype where that is on; the routing. Losses, statistics and reports
-            are functions of the routing.
+            y of the shape of x, or as wide as the experts make it, in autocast's dtype where that is on; the routing.
+            Losses, statistics and reports are functions of the routing.
         """
-        x_TD = x.reshape(-1, x.shape[-1])
-        y_TD, routing = moe_forward(x_TD, self.router(x_TD, info, previous), self.experts)
+        items = x.reshape(-1, *x.shape[-self.item_dims :])
+        y, routing = moe_forward(items, self.router(items, info, previous), self.experts)
         if self.routed_scale != 1.0:
-            y_TD = y_TD * self.routed_scale
+            y = y * self.routed_scale
         if self.shared is not None:
-            y_TD = y_TD + self._gated(x_TD, self.shared(x_TD))
-        return y_TD.view(*x.shape[:-1], y_TD.shape[-1]), routing
+            y = y + self._gated(items, self.shared(items))
+        return y.view(*x.shape[: -self.item_dims], *y.shape[1:]), routing
 
-    def _gated(self, x_TD: Tensor, y_TD: Tensor) -> Tensor:
-        return y_TD if self.shared_gate is None else torch.sigmoid(F.linear(x_TD, self.shared_gate.weight)) * y_TD
+    def _gated(self, x: Tensor, y: Tensor) -> Tensor:
+        return y if self.shared_gate is None else torch.sigmoid(F.linear(x, self.shared_gate.weight)) * y

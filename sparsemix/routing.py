@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -159,6 +160,7 @@ def needed(info: TokenInfo | None, name: str, who: str) -> Tensor:
     """
     value = None if info is None else getattr(info, name)
     check(value is not None, f"info.{name}", f"is needed by {who}", "None", f"pass info=TokenInfo({name}=...)")
+    assert value is not None
     return value
 
 
@@ -167,3 +169,65 @@ def flatten(routings: Routing | Sequence[Routing]) -> list[Routing]:
     if isinstance(routings, Routing):
         return [routings, *flatten(routings.inner)]
     return [found for routing in routings for found in flatten(routing)]
+
+
+def concat(routings: Sequence[Routing], num_tokens: Sequence[int]) -> Routing:
+    """One router's routings of several batches as the routing of all their tokens, batch after batch.
+
+    Args:
+        routings: at least one; a field but `live_N` and `valid_T` is in all of them or in none.
+        num_tokens: T of each.
+
+    Returns:
+        Edges, rows of tokens and gradients as they were. Routings inside are joined likewise, the first of each
+        with the first, so that a loss sees each router once.
+
+    Raises:
+        ValueError: a field that only some of the routings have.
+    """
+    ks = {routing.edges_per_token for routing in routings}
+    inner = zip(*(routing.inner for routing in routings), strict=True)
+    return Routing(
+        token_N=torch.cat([r.token_N + first for r, first in zip(routings, accumulate(num_tokens, initial=0))]),
+        expert_N=torch.cat([routing.expert_N for routing in routings]),
+        weight_N=torch.cat([routing.weight_N for routing in routings]),
+        live_N=_joined_masks([r.live_N for r in routings], [len(r.expert_N) for r in routings]),
+        logits_TE=_joined("logits_TE", [routing.logits_TE for routing in routings]),
+        probs_TE=_joined("probs_TE", [routing.probs_TE for routing in routings]),
+        load_TE=_joined("load_TE", [routing.load_TE for routing in routings]),
+        edges_per_token=ks.pop() if len(ks) == 1 else None,
+        info=_joined_info([routing.info for routing in routings], num_tokens),
+        inner=tuple(concat(parts, [_count_tokens(part) for part in parts]) for parts in inner),
+    )
+
+
+def _count_tokens(routing: Routing) -> int:
+    for per_token in (routing.logits_TE, routing.probs_TE, routing.load_TE):
+        if per_token is not None:
+            return len(per_token)
+    k = routing.edges_per_token
+    check(bool(k), "routing.inner", "must have logits or K edges a token to be joined", "neither")
+    return len(routing.expert_N) // (k or 1)
+
+
+def _joined(name: str, tensors: Sequence[Tensor | None]) -> Tensor | None:
+    given = [tensor for tensor in tensors if tensor is not None]
+    seen = f"{len(given)} of {len(tensors)}"
+    check(len(given) in (0, len(tensors)), f"routings.{name}", "must be in all of them or in none", seen)
+    return torch.cat(given) if given else None
+
+
+def _joined_masks(masks: Sequence[Tensor | None], sizes: Sequence[int]) -> Tensor | None:
+    """None in some means True."""
+    given = next((mask for mask in masks if mask is not None), None)
+    if given is None:
+        return None
+    return torch.cat([given.new_ones(n) if mask is None else mask for mask, n in zip(masks, sizes)])
+
+
+def _joined_info(infos: Sequence[TokenInfo | None], num_tokens: Sequence[int]) -> TokenInfo | None:
+    if all(info is None for info in infos):
+        return None
+    valid, *fields = zip(*(info or TokenInfo() for info in infos))
+    others = [_joined(name, field) for name, field in zip(TokenInfo._fields[1:], fields)]
+    return TokenInfo(_joined_masks(valid, num_tokens), *others)

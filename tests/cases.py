@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sparsemix import Dispatch, GLUExpertsConfig, MoE, MoEConfig, Routing, sort_by_expert
 
-ACTIVATIONS = ["silu", "gelu", "gelu_tanh", "relu", "relu2", "sigmoid", "identity"]
+ACTIVATIONS = ["silu", "gelu", "gelu_tanh", "relu", "relu2", "sigmoid", "identity", "cubic"]
 DIM = 3
 """The width of most layers."""
 GATES = ["softmax_topk", "topk_softmax", "sigmoid"]

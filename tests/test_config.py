@@ -5,13 +5,14 @@ import json
 from typing import Literal
 
 import pytest
+from cases import ACTIVATIONS
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsemix import GLUExpertsConfig, MLPExpertsConfig, MoEConfig, TopKRouterConfig
 from sparsemix.config import config, from_json, read_json, to_json
 
-ACTIVATIONS = st.sampled_from(["silu", "gelu", "gelu_tanh", "relu", "relu2", "sigmoid", "identity"])
+NAMES = st.sampled_from(ACTIVATIONS)
 BACKENDS = st.sampled_from(["auto", "reference", "cpu", "native"])
 POSITIVE = st.none() | st.floats(min_value=0, exclude_min=True, allow_infinity=False)
 
@@ -35,8 +36,14 @@ def routers(draw):
     )
 
 
-glus = st.builds(GLUExpertsConfig, hidden=st.integers(1), activation=ACTIVATIONS, backend=BACKENDS)
-mlps = st.builds(MLPExpertsConfig, hidden=st.integers(1), activation=ACTIVATIONS, bias=st.booleans(), backend=BACKENDS)
+glus = st.builds(GLUExpertsConfig, hidden=st.integers(1), activation=NAMES, backend=BACKENDS)
+mlps = st.builds(
+    MLPExpertsConfig,
+    hidden=st.integers(1),
+    activation=NAMES,
+    bias=st.booleans(),
+    backend=BACKENDS,
+)
 layers = st.builds(
     MoEConfig,
     num_experts=st.integers(1),
@@ -61,7 +68,7 @@ def test_a_config_comes_back_from_json_as_it_was(layer):
 
 def test_json_says_all_there_is_to_say_defaults_and_types_included():
     written = json.loads(to_json(MoEConfig(num_experts=4, experts=GLUExpertsConfig(hidden=8))))
-    defaults = {"activation": "silu", "backend": "auto", "recompute": False}
+    defaults = {"activation": "silu", "bias": False, "backend": "auto", "recompute": False}
     assert written["experts"] == {"type": "glu", "hidden": 8, **defaults}
     assert written["router"]["type"] == "topk"
     assert set(written["router"]) == {field.name for field in dataclasses.fields(TopKRouterConfig)}

@@ -1,13 +1,14 @@
-"""Edges, their view sorted by expert, and capacity."""
+"""Edges, their view sorted by expert, capacity, and joining."""
 
+import pytest
 import references
 import torch
-from cases import edge_lists
+from cases import edge_lists, numbers
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsemix import Routing, TokenInfo, load, sort_by_expert
-from sparsemix.routing import drop_over_capacity, flatten, num_valid_tokens, valid_edges
+from sparsemix.routing import concat, drop_over_capacity, flatten, num_valid_tokens, valid_edges
 
 
 def edges(expert: list[int], token: list[int] | None = None, **fields) -> Routing:
@@ -106,3 +107,69 @@ def test_gradient_of_the_weights_passes_through_the_sort():
     routing = edges([1, 0, 1, 0])._replace(weight_N=weight_N)
     (sort_by_expert(routing, 2).weight_N * torch.tensor([10.0, 20.0, 30.0, 40.0])).sum().backward()
     assert weight_N.grad.tolist() == [30.0, 10.0, 40.0, 20.0]
+
+
+# --- joining ---------------------------------------------------------------------------------------------------------
+
+
+def routed(seed: int, num_tokens: int, **fields) -> Routing:
+    """Three experts, two edges a token, with all that a noisy router gives."""
+    token_N = torch.arange(num_tokens).repeat_interleave(2)
+    return Routing(
+        token_N,
+        torch.randint(3, (2 * num_tokens,), generator=torch.Generator().manual_seed(seed)),
+        numbers(seed, 2 * num_tokens).requires_grad_(),
+        logits_TE=numbers(seed + 1, num_tokens, 3),
+        probs_TE=numbers(seed + 2, num_tokens, 3).softmax(-1),
+        load_TE=numbers(seed + 3, num_tokens, 3).sigmoid(),
+        edges_per_token=2,
+    )._replace(**fields)
+
+
+def test_joined_routings_are_the_routing_of_all_tokens():
+    parts = [routed(0, 2), routed(10, 0), routed(20, 3)]
+
+    whole = concat(parts, [2, 0, 3])
+
+    assert whole.token_N.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+    for name in ("expert_N", "weight_N", "logits_TE", "probs_TE", "load_TE"):
+        assert getattr(whole, name).equal(torch.cat([getattr(part, name) for part in parts])), name
+    assert whole.edges_per_token == 2
+    assert whole.live_N is whole.info is None
+    assert whole.inner == ()
+    whole.weight_N[5].backward()
+    assert parts[2].weight_N.grad.tolist() == [0, 1, 0, 0, 0, 0]
+
+
+def test_what_only_some_leave_out_is_live_and_valid():
+    dropped, padded = torch.tensor([True, False, False, True]), torch.tensor([False, True])
+    parts = [routed(0, 2, live_N=dropped), routed(1, 1), routed(2, 2, info=TokenInfo(valid_T=padded))]
+
+    whole = concat(parts, [2, 1, 2])
+
+    assert whole.live_N.tolist() == [*dropped.tolist(), True, True, True, True, True, True]
+    assert whole.info.valid_T.tolist() == [True, True, True, False, True]
+    assert whole.info.id_T is None
+
+
+def test_other_facts_about_tokens_are_joined_and_different_numbers_of_edges_make_it_ragged():
+    ids = [TokenInfo(id_T=torch.tensor([4, 5])), TokenInfo(id_T=torch.tensor([6]))]
+    whole = concat([routed(0, 2, info=ids[0]), routed(1, 1, info=ids[1], edges_per_token=None)], [2, 1])
+    assert whole.info.id_T.tolist() == [4, 5, 6]
+    assert whole.info.valid_T is whole.edges_per_token is None
+
+
+def test_routings_inside_are_joined_router_by_router():
+    hashed = {"logits_TE": None, "probs_TE": None, "load_TE": None}
+    inner = [(routed(i, 4), routed(i + 5, 2, **hashed)) for i in range(2)]
+    whole = concat([routed(i, 3, inner=inner[i]) for i in range(2)], [3, 3])
+    assert [part.token_N.max().item() for part in whole.inner] == [7, 3]
+    assert whole.inner[0].logits_TE.equal(torch.cat([inner[0][0].logits_TE, inner[1][0].logits_TE]))
+
+
+def test_a_field_of_some_routings_only_is_refused():
+    with pytest.raises(ValueError, match=r"^routings.logits_TE: must be in all of them or in none, got 1 of 2$"):
+        concat([routed(0, 2), routed(0, 2, logits_TE=None)], [2, 2])
+    unknown = routed(0, 2, logits_TE=None, probs_TE=None, load_TE=None, edges_per_token=None)
+    with pytest.raises(ValueError, match=r"^routing.inner: must have logits or K edges a token to be joined"):
+        concat([routed(0, 2, inner=(unknown,))], [2])

@@ -10,12 +10,13 @@ import torch
 from cases import numbers
 from torch import Tensor
 
-from sparsemix.kernels import Gated, Plain
+from sparsemix.kernels import ClampedGated, Gated, Plain
 from sparsemix.kernels.triton.backend import backward, forward
 from sparsemix.kernels.weights import ExpertWeights, Gradients, Needs
 from sparsemix.routing import Dispatch, Routing, sort_by_expert
 
-FORMS = ["gated", "plain", "biased", "gated_biased"]
+FORMS = ["gated", "plain", "biased", "gated_biased", "gated_interleaved", "gated_clamped_biased"]
+CLAMPED = ClampedGated(limit=0.8, alpha=1.3)  # interleaved too
 ALL = Needs(True, True, True, True, True, True)
 TOLERANCE = {torch.float32: 2e-5, torch.float16: 1e-2, torch.bfloat16: 6e-2}
 
@@ -52,7 +53,9 @@ def random_weights(
 
 
 def activation_of(form: str, name: str):
-    return Gated(name) if form.startswith("gated") else Plain(name)
+    if "clamped" in form:
+        return CLAMPED
+    return Gated(name, interleaved="interleaved" in form) if form.startswith("gated") else Plain(name)
 
 
 def loop(form: str, name: str, x_TD: Tensor, dispatch: Dispatch, weight_N: Tensor, weights: list[Tensor]) -> Tensor:
@@ -69,7 +72,10 @@ def loop(form: str, name: str, x_TD: Tensor, dispatch: Dispatch, weight_N: Tenso
 def expert(form, name, x_D, up_GD, down_DF, up_bias_G=0.0, down_bias_D=0.0) -> Tensor:
     if not form.startswith("gated"):
         return references.mlp(x_D, up_GD, down_DF, name, up_bias_G, down_bias_D)
-    gate_F, up_F = (up_GD @ x_D + up_bias_G).chunk(2)
+    h_G = up_GD @ x_D + up_bias_G
+    gate_F, up_F = (h_G[::2], h_G[1::2]) if activation_of(form, name).interleaved else h_G.chunk(2)
+    if "clamped" in form:
+        return down_DF @ references.clamped(gate_F, up_F, CLAMPED.limit, CLAMPED.alpha) + down_bias_D
     return down_DF @ (references.activation(name, gate_F) * up_F) + down_bias_D
 
 

@@ -61,9 +61,9 @@ def sent(routing: Routing, num_devices: int) -> Tensor:
     device_N = routing.expert_N // (num_experts // num_devices)
     valid_N = valid_edges(routing)
     here_N = torch.ones_like(device_N) if valid_N is None else valid_N.long()
-    edges_TD = here_N.new_zeros(num_tokens * num_devices)
-    edges_TD.index_add_(0, routing.token_N * num_devices + device_N, here_N)
-    return (edges_TD.view(num_tokens, num_devices) > 0).sum(0).to(probs_TE.dtype)
+    edges = here_N.new_zeros(num_tokens * num_devices)
+    edges.index_add_(0, routing.token_N * num_devices + device_N, here_N)
+    return (edges.view(num_tokens, num_devices) > 0).sum(0).to(probs_TE.dtype)
 
 
 def _probability(routing: Routing, num_devices: int) -> Tensor:

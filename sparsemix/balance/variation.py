@@ -21,25 +21,37 @@ from sparsemix.balance.batch import (
 from sparsemix.config import config
 from sparsemix.routing import Routing
 
+ImportanceForm = Literal["weights", "probs"]
+
 
 def importance(routing: Routing, num_experts: int) -> Tensor:
     """Mean combine weight a token gives to each expert, (E,); padding does not count, dropped edges do."""
     return combine_weight(routing, num_experts) / num_tokens(routing)
 
 
-def importance_loss(routing: Routing, importance_E: Tensor | None = None) -> Tensor:
-    """CV^2 of the importance: population variance over squared mean of the experts' summed combine weights.
+def importance_loss(routing: Routing, importance_E: Tensor | None = None, form: ImportanceForm = "weights") -> Tensor:
+    """CV^2 of the importance: population variance over squared mean of what the experts are given by all tokens.
 
     In a two-level mixture weights are products, which makes this its hierarchical form.
 
     Args:
         routing: of one layer.
         importance_E: the mean importance over a larger batch; value and gradient are then exact as in `switch_loss`.
+        form: what a token gives. `weights`: the combine weights of its choices (2017). `probs`: its gate distribution
+            over all experts, chosen or not (V-MoE).
 
-    Source: Shazeer 2017 (1701.06538) equation 6 and 7, appendix B.
+    Source: Shazeer 2017 (1701.06538) equation 6 and 7, appendix B; V-MoE (2106.05974).
     """
+    given_E = _given(routing, form) / num_tokens(routing)
+    return cv_squared(seen_from_the_whole(given_E, importance_E))
+
+
+def _given(routing: Routing, form: ImportanceForm) -> Tensor:
+    """Summed over the valid tokens, (E,)."""
     probs_TE = field(routing, "probs_TE", "importance_loss")
-    return cv_squared(seen_from_the_whole(importance(routing, probs_TE.shape[1]), importance_E))
+    if form == "probs":
+        return valid_rows(routing, probs_TE).sum(0)
+    return combine_weight(routing, probs_TE.shape[1])
 
 
 def expected_load(routing: Routing) -> Tensor:
@@ -66,20 +78,21 @@ def cv_squared(x_E: Tensor) -> Tensor:
 
 @config
 class ImportanceLoss:
-    """Squared variation of the summed combine weights."""
+    """Squared variation of what the experts are given."""
 
     type: Literal["importance"] = "importance"
     weight: float = Field(0.1, ge=0)
     """Coefficient; the language models of 2017: 0.1, V-MoE: 0.005."""
+    form: ImportanceForm = "weights"
+    """Combine weights of the choices, or the gate distribution over all experts (V-MoE)."""
 
     def statistic(self, routing: Routing) -> Tensor:
-        """Combine weight of each expert, and how many tokens there were."""
-        num_experts = field(routing, "probs_TE", "importance_loss").shape[1]
-        return with_count(combine_weight(routing, num_experts), num_tokens(routing))
+        """What each expert is given, and how many tokens there were."""
+        return with_count(_given(routing, self.form), num_tokens(routing))
 
     def __call__(self, routing: Routing, total: Tensor | None = None) -> Tensor:
         """`importance_loss`."""
-        return importance_loss(routing, mean_of(total))
+        return importance_loss(routing, mean_of(total), self.form)
 
 
 @config

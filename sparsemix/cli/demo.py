@@ -1,12 +1,15 @@
-"""`sparsemix demo`: the demo recipe, with its settings as flags."""
+"""`sparsemix demo`: the demo recipes, with their settings as flags."""
 
 from __future__ import annotations
 
 from sparsemix.cli.flags import parse
-from sparsemix.recipes.demo import DemoConfig, demo
+from sparsemix.recipes.arena import DemoConfig
+from sparsemix.recipes.demo import demo
+from sparsemix.recipes.router_demo import router_demo
 
 
 def run(args: list[str]) -> int:
     """Parse, race, report."""
-    demo(parse(DemoConfig, args, verb="demo", default=DemoConfig()))
+    settings = parse(DemoConfig, args, verb="demo", default=DemoConfig())
+    (demo if settings.router is None else router_demo)(settings)
     return 0

@@ -5,24 +5,47 @@ from typing import Annotated
 from pydantic import Field
 
 from sparsemix.experts.base import Experts, OneTokenExperts
-from sparsemix.experts.glu import GLU, GLUExperts, GLUExpertsConfig
+from sparsemix.experts.concat import ConcatExperts, ConcatExpertsConfig, Part, PartConfig, part_of
+from sparsemix.experts.glu import GLU, ClampedGLUExpertsConfig, GLUExperts, GLUExpertsConfig
+from sparsemix.experts.lstm import LSTMExpertsConfig
 from sparsemix.experts.mlp import MLP, MLPExperts, MLPExpertsConfig
 from sparsemix.experts.modules import ModuleExperts, ModuleExpertsConfig
+from sparsemix.experts.simple import (
+    ConstantExperts,
+    ConstantExpertsConfig,
+    CopyExperts,
+    CopyExpertsConfig,
+    ZeroExperts,
+    ZeroExpertsConfig,
+)
 
-ExpertsConfig = Annotated[GLUExpertsConfig | MLPExpertsConfig | ModuleExpertsConfig, Field(discriminator="type")]
-DenseConfig = Annotated[GLUExpertsConfig | MLPExpertsConfig, Field(discriminator="type")]
+ExpertsConfig = Annotated[PartConfig | ConcatExpertsConfig | LSTMExpertsConfig, Field(discriminator="type")]
+DenseConfig = Annotated[GLUExpertsConfig | ClampedGLUExpertsConfig | MLPExpertsConfig, Field(discriminator="type")]
 
 __all__ = [
     "GLU",
     "MLP",
+    "ClampedGLUExpertsConfig",
+    "ConcatExperts",
+    "ConcatExpertsConfig",
+    "ConstantExperts",
+    "ConstantExpertsConfig",
+    "CopyExperts",
+    "CopyExpertsConfig",
     "DenseConfig",
     "Experts",
     "ExpertsConfig",
     "GLUExperts",
     "GLUExpertsConfig",
+    "LSTMExpertsConfig",
     "MLPExperts",
     "MLPExpertsConfig",
     "ModuleExperts",
     "ModuleExpertsConfig",
     "OneTokenExperts",
+    "Part",
+    "PartConfig",
+    "ZeroExperts",
+    "ZeroExpertsConfig",
+    "part_of",
 ]

@@ -1,19 +1,23 @@
-"""What experts are, and what those built on a kernel share: casting under autocast, fan-in initialisation."""
+"""What experts are, and what their kinds share: rows of an expert, casting under autocast, initialisation."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
+from sparsemix.checks import check
+from sparsemix.kernels import combine
 from sparsemix.routing import Dispatch, Routing
 
 T = TypeVar("T", Tensor, Tensor | None)
 
 
 class Experts(Protocol):
-    """E functions of a token, each applied to its own rows."""
+    """E functions of a token, or of an item with more axes, each applied to its own rows."""
 
     @property
     def num_experts(self) -> int:
@@ -44,6 +48,37 @@ def autocast(device: torch.device, tensor: T) -> T:
 
 
 @torch.no_grad()
-def init_fan_in(weight: nn.Parameter) -> None:
-    """Normal with variance 1 / fan-in, the last axis: outputs keep the scale of inputs."""
-    nn.init.normal_(weight, std=weight.shape[-1] ** -0.5)
+def init_fan_in(module: nn.Module) -> None:
+    """Biases zero; else normal with variance 1 / fan-in, the last axis: outputs keep the scale of inputs."""
+    for name, parameter in module.named_parameters():
+        if "bias" in name:
+            nn.init.zeros_(parameter)
+        else:
+            nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
+
+
+def check_keeps_width(kind: str, dim: int, out_dim: int | None) -> None:
+    """Raise `ValueError` where experts that give back what they get are asked for another width."""
+    rule, remedy = f"{kind} experts keep the width {dim}", "leave it out, or use experts with projections"
+    check(out_dim in (None, dim), "out_dim", rule, out_dim, remedy)
+
+
+def live_weights(dispatch: Dispatch) -> Tensor:
+    """The combine weights, (N,), 0 where a row is dead."""
+    if dispatch.all_live:
+        return dispatch.weight_N
+    row_N = torch.arange(len(dispatch.weight_N), device=dispatch.bounds.device)
+    return torch.where(row_N < dispatch.bounds[-1], dispatch.weight_N, 0)
+
+
+def live_rows(x: Tensor, dispatch: Dispatch, bounds: Sequence[int]) -> tuple[Tensor, ...]:
+    """The items that each expert, or range of experts, gets: x (T, *item) gathered and cut at these bounds."""
+    sizes = [end - start for start, end in pairwise(bounds)]
+    return x.index_select(0, dispatch.token_N[: bounds[-1]]).split(sizes)
+
+
+def combine_live(rows: Tensor, dispatch: Dispatch, num_tokens: int) -> Tensor:
+    """`combine` of live rows (R, *item) alone, already weighted; (T, *item)."""
+    dead = rows.new_zeros(len(dispatch.token_N) - len(rows), *rows.shape[1:])
+    flat = torch.cat([rows, dead]).flatten(1)
+    return combine(flat, dispatch, num_tokens).unflatten(1, rows.shape[1:])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sparsemix.checks import check
-from sparsemix.inference.sampling import check_sampling, sample, token_probs
+from sparsemix.inference.sampling import check_sampling, next_token
 from sparsemix.models import Decoder, evaluating
 
 OnToken = Callable[[int, int], bool | None]
@@ -61,11 +61,7 @@ def generate(
         for step in range(max_new_tokens):
             hidden_BSD = decoder(tokens_BS, valid_BS=valid_BS, cache=cache, collect=_forget).hidden_BSD
             logits_BV = decoder.logits(hidden_BSD[:, -1])
-            if temperature == 0:  # the same token as by its probabilities, which take a while over a large vocabulary
-                token_B = logits_BV.argmax(dim=-1)
-            else:
-                probs_BV = token_probs(logits_BV, temperature=temperature, top_k=top_k, top_p=top_p)
-                token_B = sample(probs_BV, rows.uniform())
+            token_B = next_token(logits_BV, rows.uniform(), temperature=temperature, top_k=top_k, top_p=top_p)
             rows.add(token_B.tolist())
             if rows.finished or step + 1 == max_new_tokens:
                 break

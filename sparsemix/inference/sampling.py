@@ -55,6 +55,15 @@ def token_probs(
     return torch.zeros_like(probs_BV).scatter_(-1, token_BV, sorted_BV)
 
 
+def next_token(
+    logits_BV: Tensor, uniform_B: Tensor, *, temperature: float, top_k: int | None, top_p: float | None
+) -> Tensor:
+    """A draw from `token_probs` by the uniform numbers, (B,) int64."""
+    if temperature == 0:  # the same token as by its probabilities, which take a while over a large vocabulary
+        return logits_BV.argmax(dim=-1)
+    return sample(token_probs(logits_BV, temperature=temperature, top_k=top_k, top_p=top_p), uniform_B)
+
+
 def sample(probs_BV: Tensor, uniform_B: Tensor) -> Tensor:
     """The token at which the cumulated probability passes the uniform number in [0, 1), (B,) int64."""
     cumulated_BV = probs_BV.cumsum(dim=-1)

@@ -1,12 +1,13 @@
 """The arithmetic of experts: grouped matrix products, the expert MLP around them, and the combine."""
 
-from sparsemix.kernels.activations import Activation, ActivationName, ClampedGated, Gated, Interleaved, Plain
+from sparsemix.kernels.activations import Activation, ActivationName, ClampedGated, Gated, Plain
 from sparsemix.kernels.backend import BackendName, Choice, choose_backend
 from sparsemix.kernels.combine import combine
 from sparsemix.kernels.expert_mlp import expert_mlp
 from sparsemix.kernels.gemm import add_product, onednn_is_faster, product
 from sparsemix.kernels.linear import linear
 from sparsemix.kernels.memory import fresh
+from sparsemix.kernels.modes import at_least_float32
 from sparsemix.kernels.norm import rms_norm
 from sparsemix.kernels.one_token import one_token
 from sparsemix.kernels.weights import ExpertWeights
@@ -19,9 +20,9 @@ __all__ = [
     "ClampedGated",
     "ExpertWeights",
     "Gated",
-    "Interleaved",
     "Plain",
     "add_product",
+    "at_least_float32",
     "choose_backend",
     "combine",
     "expert_mlp",

@@ -9,15 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-ActivationName = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2", "sigmoid", "identity"]
+ActivationName = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2", "sigmoid", "identity", "cubic"]
 
 
 class Activation(Protocol):
     """Maps the pre-activation h to the F numbers that the down projection reads."""
 
+    width: int
+    """Size of h over F: 2 for gated, 1 for plain."""
+
     @property
-    def width(self) -> int:
-        """Size of h over F: 2 for gated, 1 for plain."""
+    def interleaved(self) -> bool:
+        """Whether the rows of h lie gate, up, gate, up, ..., rather than all gates first."""
         ...
 
     def forward(self, h: Tensor) -> Tensor:
@@ -36,7 +39,9 @@ class Plain(NamedTuple):
     """a = act(h)."""
 
     name: ActivationName
-    width: int = 1
+
+    width = 1
+    interleaved = False
 
     def forward(self, h: Tensor) -> Tensor:
         return pointwise(self.name, h)
@@ -46,19 +51,21 @@ class Plain(NamedTuple):
 
 
 class Gated(NamedTuple):
-    """a = act(g) * u with h = [g, u], gate before up (SwiGLU where act is silu). Source: Shazeer 2020, 2002.05202."""
+    """a = act(g) * u with h = [g, u] (SwiGLU where act is silu). Source: Shazeer 2020, 2002.05202."""
 
     name: ActivationName
-    width: int = 2
+    interleaved: bool = False
+
+    width = 2
 
     def forward(self, h: Tensor) -> Tensor:
-        gate, up = h.chunk(2, dim=-1)
+        gate, up = gate_and_up(h, self.interleaved)
         return pointwise(self.name, gate) * up
 
     def recompute(self, h: Tensor, da: Tensor) -> tuple[Tensor, Tensor]:
-        gate, up = h.chunk(2, dim=-1)
+        gate, up = gate_and_up(h, self.interleaved)
         dh = torch.empty_like(h)
-        dgate, dup = dh.chunk(2, dim=-1)
+        dgate, dup = gate_and_up(dh, self.interleaved)
         act = pointwise(self.name, gate)
         torch.mul(da, act, out=dup)
         pointwise_backward(self.name, da.mul_(up), gate, out=dgate)
@@ -70,67 +77,55 @@ class ClampedGated(NamedTuple):
 
     limit: float = 7.0
     alpha: float = 1.702
-    width: int = 2
+    interleaved: bool = True
+
+    width = 2
 
     def forward(self, h: Tensor) -> Tensor:
-        gate, up = h.chunk(2, dim=-1)
+        gate, up = gate_and_up(h, self.interleaved)
         gate, up = gate.clamp(max=self.limit), up.clamp(-self.limit, self.limit)
         return gate * torch.sigmoid(self.alpha * gate) * (up + 1)
 
     def recompute(self, h: Tensor, da: Tensor) -> tuple[Tensor, Tensor]:
-        gate, up = h.chunk(2, dim=-1)
-        inside_gate, inside_up = gate <= self.limit, up.abs() <= self.limit
+        gate, up = gate_and_up(h, self.interleaved)
+        dh = torch.empty_like(h)
+        dgate, dup = gate_and_up(dh, self.interleaved)
+        gate_inside, up_inside = gate <= self.limit, up.abs() <= self.limit
         gate, up = gate.clamp(max=self.limit), up.clamp(-self.limit, self.limit) + 1
         share = torch.sigmoid(self.alpha * gate)
         act = gate * share
-        slope = share + self.alpha * act * (1 - share)
-        dh = torch.cat([da * up * slope * inside_gate, da * act * inside_up], dim=-1)
+        torch.mul(da * act, up_inside, out=dup)
+        torch.mul(da * up * (share + self.alpha * act * (1 - share)), gate_inside, out=dgate)
         return torch.mul(act, up, out=da), dh
 
 
-class Interleaved(NamedTuple):
-    """Another activation of an h whose rows lie gate, up, gate, up, ..., as some checkpoints have them."""
-
-    of: Gated | ClampedGated
-    width: int = 2
-
-    def forward(self, h: Tensor) -> Tensor:
-        return self.of.forward(_gates_first(h))
-
-    def recompute(self, h: Tensor, da: Tensor) -> tuple[Tensor, Tensor]:
-        a, dh = self.of.recompute(_gates_first(h), da)
-        return a, torch.stack(dh.chunk(2, dim=-1), dim=-1).flatten(-2)
+def gate_and_up(h: Tensor, interleaved: bool) -> tuple[Tensor, Tensor]:
+    """Views of the two halves of the last axis."""
+    gate, up = (h[..., ::2], h[..., 1::2]) if interleaved else h.chunk(2, dim=-1)
+    return gate, up
 
 
-def _gates_first(h: Tensor) -> Tensor:
-    return torch.cat([h[..., ::2], h[..., 1::2]], dim=-1)
-
-
-_KINDS = {kind.__name__: kind for kind in (Plain, Gated, ClampedGated, Interleaved)}
+KINDS = {kind.__name__: kind for kind in (Plain, Gated, ClampedGated)}
+"""All that back ends compute."""
 
 
 def written(activation: Any) -> str:
     """As JSON: operators of PyTorch's take text, but no objects. By hand, since the compiler cannot see into `json`."""
-    return f'["{type(activation).__name__}", {", ".join(map(_field, activation))}]'
+    values = [f'"{one}"' if isinstance(one, str) else str(one).lower() for one in activation]
+    return f'["{type(activation).__name__}", {", ".join(values)}]'
 
 
 def read(text: str) -> Activation:
     """What was written."""
-    return _whole(json.loads(text))
-
-
-def _field(value: Any) -> str:
-    if isinstance(value, tuple):
-        return written(value)
-    return f'"{value}"' if isinstance(value, str) else str(value)
-
-
-def _whole(value: Any) -> Any:
-    return _KINDS[value[0]](*map(_whole, value[1:])) if isinstance(value, list) else value
+    kind, *values = json.loads(text)
+    return KINDS[kind](*values)
 
 
 def pointwise(name: ActivationName, x: Tensor) -> Tensor:
-    """The activation of x, elementwise: `relu2` is relu(x)^2, `gelu_tanh` the tanh approximation."""
+    """The activation of x, elementwise: `relu2` is relu(x)^2, `gelu_tanh` the tanh approximation.
+
+    Source: of `cubic`, x^3, Chen et al. 2022 (2208.02813).
+    """
     match name:
         case "silu":
             return F.silu(x)
@@ -146,6 +141,8 @@ def pointwise(name: ActivationName, x: Tensor) -> Tensor:
             return torch.sigmoid(x)
         case "identity":
             return x.clone()  # memory of its own, as the others give, since callers go on in it
+        case "cubic":
+            return x.pow(3)
 
 
 def pointwise_backward(name: ActivationName, grad: Tensor, x: Tensor, out: Tensor) -> Tensor:
@@ -166,3 +163,5 @@ def pointwise_backward(name: ActivationName, grad: Tensor, x: Tensor, out: Tenso
             return aten.sigmoid_backward.grad_input(grad, torch.sigmoid(x), grad_input=out)
         case "identity":
             return out.copy_(grad)
+        case "cubic":
+            return torch.mul(grad, 3 * x.square(), out=out)

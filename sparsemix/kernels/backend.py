@@ -48,7 +48,7 @@ class Choice(NamedTuple):
     """None for the reference, which is a loop under autograd."""
 
 
-def choose_backend(name: BackendName, x_TD: Tensor, weights: ExpertWeights, activation: Activation) -> Choice:
+def choose_backend(name: BackendName, x_TD: Tensor, weights: ExpertWeights) -> Choice:
     """The back end of that name; `auto` is the first that can: of `cpp` and `cpu`, on a GPU of `native` and `triton`.
 
     Raises:
@@ -61,13 +61,13 @@ def choose_backend(name: BackendName, x_TD: Tensor, weights: ExpertWeights, acti
         case "cpu":
             return Choice("cpu", asked, cpu)
         case "cpp":
-            return _if_it_can(name, cpp.refuses(x_TD, weights, activation), lambda: cpp)
+            return _if_it_can(name, cpp.refuses(x_TD, *weights), lambda: cpp)
         case "native":
             return _if_it_can(name, native.refuses(x_TD, weights), lambda: native.BACKEND)
         case "triton":
-            return _if_it_can(name, triton.refuses(x_TD, weights, activation), _triton)
+            return _if_it_can(name, triton.refuses(x_TD, weights), _triton)
         case "auto":
-            return _first_that_can(x_TD, weights, activation)
+            return _first_that_can(x_TD, weights)
 
 
 def _if_it_can(name: BackendName, refusal: str, ops: Callable[[], Backend]) -> Choice:
@@ -75,11 +75,11 @@ def _if_it_can(name: BackendName, refusal: str, ops: Callable[[], Backend]) -> C
     return Choice(name, "the config asks for it", ops())
 
 
-def _first_that_can(x_TD: Tensor, weights: ExpertWeights, activation: Activation) -> Choice:
+def _first_that_can(x_TD: Tensor, weights: ExpertWeights) -> Choice:
     if not x_TD.is_cuda:
-        of_cpp = cpp.refuses(x_TD, weights, activation)
+        of_cpp = cpp.refuses(x_TD, *weights)
         return Choice("cpu", f"cpp refuses {of_cpp}", cpu) if of_cpp else Choice("cpp", "float32 on a CPU", cpp)
-    of_native, of_triton = native.refuses(x_TD, weights), triton.refuses(x_TD, weights, activation)
+    of_native, of_triton = native.refuses(x_TD, weights), triton.refuses(x_TD, weights)
     if not of_native:
         return Choice("native", "grouped_mm can serve the sizes and the type", native.BACKEND)
     if not of_triton:

@@ -44,8 +44,7 @@ def _forward(
 ) -> Tensor:
     weights = ExpertWeights(up_EGD, down_EDF, up_bias_EG, down_bias_ED)
     dispatch = Dispatch(token_N, edge_N, weight_N, bounds, slot_TK, all_live)
-    act = read(activation)
-    return _ops(backend, x_TD, weights, act).forward(x_TD, dispatch, weights, act)[0]
+    return _ops(backend, x_TD, weights).forward(x_TD, dispatch, weights, read(activation))[0]
 
 
 @torch.library.custom_op("sparsemix::expert_mlp_backward", mutates_args=())
@@ -68,8 +67,7 @@ def _backward(
 ) -> list[Tensor]:
     weights = ExpertWeights(up_EGD, down_EDF, up_bias_EG, down_bias_ED)
     dispatch = Dispatch(token_N, edge_N, weight_N, bounds, slot_TK, all_live)
-    act = read(activation)
-    ops = _ops(backend, x_TD, weights, act)
+    ops, act = _ops(backend, x_TD, weights), read(activation)
     _, saved = ops.forward(x_TD, dispatch, weights, act)
     found = ops.backward(dy_TD.contiguous(), x_TD, saved, dispatch, weights, act, Needs(*needs))
     return [x_TD.new_empty(0) if gradient is None else gradient for gradient in found]
@@ -107,8 +105,8 @@ def _gradients(ctx: Any, dy_TD: Tensor) -> tuple[Tensor | None, ...]:
 _forward.register_autograd(_gradients, setup_context=_save)
 
 
-def _ops(backend: str, x_TD: Tensor, weights: ExpertWeights, activation: Activation) -> Backend:
+def _ops(backend: str, x_TD: Tensor, weights: ExpertWeights) -> Backend:
     name: Any = backend
-    ops = choose_backend(name, x_TD, weights, activation).ops
+    ops = choose_backend(name, x_TD, weights).ops
     assert ops is not None, "the reference is a loop under autograd, and cannot be inside an operator"
     return ops

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
 
 from sparsemix.kernels import compiled, reference
 from sparsemix.kernels.activations import Activation
@@ -35,6 +36,7 @@ def expert_mlp(
         activation: what stands between the projections.
         backend: who computes it; `reference` is the loop under autograd.
         recompute: keep no pre-activation, so that nothing of size N F lives until backward, which computes it again.
+            Compiled, it always does.
 
     Returns:
         (T, D), the dtype of x; gradient flows to x, the combine weights and the experts' weights.
@@ -43,7 +45,10 @@ def expert_mlp(
     """
     if torch.compiler.is_compiling() and backend != "reference":
         return compiled.expert_mlp(x_TD, dispatch, weights, activation, backend)
-    ops = choose_backend(backend, x_TD, weights, activation).ops
+    ops = choose_backend(backend, x_TD, weights).ops
+    if ops is None and recompute:
+        arguments = (x_TD, dispatch, weights, activation)
+        return checkpoint(reference.expert_mlp, *arguments, use_reentrant=False, preserve_rng_state=False)
     if ops is None:
         return reference.expert_mlp(x_TD, dispatch, weights, activation)
     return _ExpertMLP.apply(x_TD, dispatch.weight_N, *weights, dispatch, activation, ops, recompute)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sparsemix.kernels import cpp
 from sparsemix.kernels.gemm import onednn_pays, product
-from sparsemix.kernels.one_token import nobody_differentiates
+from sparsemix.kernels.modes import nobody_differentiates
 
 
 def linear(x: Tensor, w_FD: Tensor, bias_F: Tensor | None = None) -> Tensor:

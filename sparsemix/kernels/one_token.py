@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from sparsemix.kernels import cpp
 from sparsemix.kernels.activations import Activation
 from sparsemix.kernels.backend import BackendName
 from sparsemix.kernels.gemm import product
+from sparsemix.kernels.modes import nobody_differentiates
 from sparsemix.kernels.weights import ExpertWeights
 from sparsemix.routing import Routing
-
-
-def nobody_differentiates(x: Tensor) -> bool:
-    """Whether x is on a CPU, and neither autograd nor autocast nor the compiler wants to see what becomes of it."""
-    eager = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
-    return eager and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
 
 
 def one_token(
@@ -28,7 +22,7 @@ def one_token(
     """
     if len(x_TD) != 1 or backend not in ("auto", "cpp", "cpu") or not nobody_differentiates(x_TD):
         return None
-    if backend != "cpu" and cpp.takes_one_token(x_TD, weights, activation):
+    if backend != "cpu" and cpp.takes_one_token(x_TD, weights):
         live = slice(None) if routing.live_N is None else routing.live_N
         return cpp.one_token(x_TD, routing.expert_N[live], routing.weight_N[live], weights, activation)
     return _expert_by_expert(x_TD, routing, weights, activation)

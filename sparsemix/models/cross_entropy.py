@@ -10,8 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from sparsemix.checks import check, check_dim
 from sparsemix.experts.base import autocast
-from sparsemix.kernels import add_product, fresh, product
-from sparsemix.models.primitives import at_least_float32
+from sparsemix.kernels import add_product, at_least_float32, fresh, product
 
 
 def chunked_cross_entropy(

@@ -11,11 +11,6 @@ from torch import Tensor, nn
 from sparsemix.kernels import linear, rms_norm
 
 
-def at_least_float32(dtype: torch.dtype) -> torch.dtype:
-    """float32, or float64 where `dtype` is: the precision of norms, rotary angles and losses."""
-    return torch.promote_types(dtype, torch.float32)
-
-
 class Linear(nn.Linear):
     """`nn.Linear`, computed by the fastest matrix product of the machine."""
 

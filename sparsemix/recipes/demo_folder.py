@@ -14,7 +14,7 @@ from sparsemix.train.facts import facts
 from sparsemix.train.saving import save_checkpoint
 from sparsemix.train.trainer import Trainer
 
-OURS = {"data", "moe", "dense", "summary.json", "curves.png"}
+OURS = {"data", "moe", "dense", "without", "summary.json", "curves.png"}
 
 
 def open_folder(path: Path) -> Path:

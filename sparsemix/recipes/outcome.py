@@ -14,41 +14,10 @@ from rich.text import Text
 
 from sparsemix.checks import require
 from sparsemix.files import write_text
-from sparsemix.models.counts import Counts
-from sparsemix.recipes.curves import Point, loss_at_equal_seconds, speed_up
+from sparsemix.recipes.arena import Contestant
+from sparsemix.recipes.curves import loss_at_equal_seconds, speed_up
 
 COLORS = {"moe": "#d1495b", "dense": "#2e4057"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Contestant:
-    """One of the two models after its training."""
-
-    counts: Counts
-    curve: tuple[Point, ...]
-    tokens: int
-    """Seen in training."""
-    domains: dict[str, float]
-    """Final held-out loss of each domain, bits a byte."""
-
-    @property
-    def last(self) -> Point:
-        """The final evaluation."""
-        return self.curve[-1]
-
-    def summary(self) -> dict[str, Any]:
-        """As JSON; losses in bits a byte, seconds without evaluation."""
-        return {
-            "final_loss": self.last.loss,
-            "final_loss_by_domain": self.domains,
-            "parameters_total": self.counts.parameters_total,
-            "parameters_active": self.counts.parameters_active,
-            "flops_per_token": self.counts.flops_per_token,
-            "seconds": self.last.seconds,
-            "tokens": self.tokens,
-            "tokens_per_second": self.tokens / self.last.seconds,
-            "curve": [point._asdict() for point in self.curve],
-        }
 
 
 @dataclass(frozen=True, kw_only=True)

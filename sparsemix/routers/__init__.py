@@ -6,38 +6,65 @@ from pydantic import Field
 
 from sparsemix.routers.base import Router
 from sparsemix.routers.capacity import CapacityConfig
+from sparsemix.routers.cosine import CosineRouter, CosineRouterConfig
 from sparsemix.routers.dense import DenseRouter, DenseRouterConfig
+from sparsemix.routers.group_limited import GroupLimitedRouter, GroupLimitedRouterConfig
+from sparsemix.routers.gshard import GShardRouter, GShardRouterConfig
+from sparsemix.routers.hierarchical import HierarchicalRouter, HierarchicalRouterConfig
+from sparsemix.routers.limoe import LIMoERouterConfig
 from sparsemix.routers.moepp import MoEPPRouter, MoEPPRouterConfig
+from sparsemix.routers.no_token_left_behind import NoTokenLeftBehindRouter, NoTokenLeftBehindRouterConfig
 from sparsemix.routers.noisy import NoisyTopKRouter, NoisyTopKRouterConfig
 from sparsemix.routers.null import NullRouter, NullRouterConfig
+from sparsemix.routers.pooled import PooledRouter
 from sparsemix.routers.relu import ReLURouter, ReLURouterConfig
 from sparsemix.routers.selection_bias import SelectionBiasConfig
 from sparsemix.routers.switch import SwitchRouter, SwitchRouterConfig
 from sparsemix.routers.top_p import TopPRouter, TopPRouterConfig
 from sparsemix.routers.topk import TopKRouter, TopKRouterConfig
+from sparsemix.routers.vmoe import VMoERouter, VMoERouterConfig
 
 RouterConfig = Annotated[
     TopKRouterConfig
+    | CosineRouterConfig
+    | DenseRouterConfig
+    | GShardRouterConfig
+    | GroupLimitedRouterConfig
+    | HierarchicalRouterConfig
+    | LIMoERouterConfig
+    | MoEPPRouterConfig
+    | NoTokenLeftBehindRouterConfig
     | NoisyTopKRouterConfig
+    | NullRouterConfig
+    | ReLURouterConfig
     | SwitchRouterConfig
     | TopPRouterConfig
-    | ReLURouterConfig
-    | NullRouterConfig
-    | MoEPPRouterConfig
-    | DenseRouterConfig,
+    | VMoERouterConfig,
     Field(discriminator="type"),
 ]
 
 __all__ = [
     "CapacityConfig",
+    "CosineRouter",
+    "CosineRouterConfig",
     "DenseRouter",
     "DenseRouterConfig",
+    "GShardRouter",
+    "GShardRouterConfig",
+    "GroupLimitedRouter",
+    "GroupLimitedRouterConfig",
+    "HierarchicalRouter",
+    "HierarchicalRouterConfig",
+    "LIMoERouterConfig",
     "MoEPPRouter",
     "MoEPPRouterConfig",
+    "NoTokenLeftBehindRouter",
+    "NoTokenLeftBehindRouterConfig",
     "NoisyTopKRouter",
     "NoisyTopKRouterConfig",
     "NullRouter",
     "NullRouterConfig",
+    "PooledRouter",
     "ReLURouter",
     "ReLURouterConfig",
     "Router",
@@ -49,4 +76,6 @@ __all__ = [
     "TopKRouterConfig",
     "TopPRouter",
     "TopPRouterConfig",
+    "VMoERouter",
+    "VMoERouterConfig",
 ]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from sparsemix.balance import Loss
 from sparsemix.checks import check
+from sparsemix.kernels import at_least_float32
 from sparsemix.routing import Routing, TokenInfo
 
 
@@ -74,6 +75,14 @@ class Stateless:
         raise AssertionError("there is no state to update")
 
 
+@runtime_checkable
+class ResidualRouter(Protocol):
+    """A router that says whether it builds on `previous`; where it does not, nobody keeps that routing for it."""
+
+    @property
+    def reads_previous(self) -> bool: ...
+
+
 class WideModule(nn.Module):
     """A module that `.half()` and `.to(torch.bfloat16)` move but do not narrow.
 
@@ -92,7 +101,7 @@ class WideModule(nn.Module):
 
 def wide_dtype(x: Tensor | None = None) -> torch.dtype:
     """float32, or float64 for a float64 input or, without an input, where that is torch's default."""
-    return torch.promote_types(torch.get_default_dtype() if x is None else x.dtype, torch.float32)
+    return at_least_float32(torch.get_default_dtype() if x is None else x.dtype)
 
 
 def live_edges(info: TokenInfo | None, token_N: Tensor, num_tokens: int) -> Tensor | None:

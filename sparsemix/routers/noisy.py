@@ -54,8 +54,25 @@ class NoisyTopKRouterConfig:
         return NoisyTopKRouter(self, dim, num_experts)
 
 
-class NoisyTopKRouter(Stateless, LinearRouter):
-    """H = x W^T + n softplus(x W_noise^T), n ~ N(0, 1) in training; weights = softmax of the k largest of H.
+class NoisyLogits(LinearRouter):
+    """H = x W^T + n (softplus(x W_noise^T) + floor), n ~ N(0, 1) in training; without the noise in evaluation."""
+
+    def __init__(self, dim: int, num_experts: int, noise_floor: float) -> None:
+        super().__init__(dim, num_experts)
+        self.noise_ED = nn.Parameter(torch.zeros(num_experts, dim, dtype=wide_dtype()))  # deviation softplus(0) = ln 2
+        self.noise_floor = noise_floor
+
+    def noisy_logits(self, x_TD: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Logits without and with noise, and its standard deviation, None where there is none; (T, E) each."""
+        logits_TE = self.logits(x_TD)
+        if not self.training:
+            return logits_TE, logits_TE, None
+        scale_TE = F.softplus(linear_scores(x_TD, self.noise_ED)) + self.noise_floor
+        return logits_TE, logits_TE + torch.randn_like(logits_TE) * scale_TE, scale_TE
+
+
+class NoisyTopKRouter(Stateless, NoisyLogits):
+    """Weights = softmax of the k largest of H, the noisy logits.
 
     Source: Shazeer 2017 (1701.06538), equations 3 to 5 and appendix A. Differs: logits begin small and normal instead
     of 0, since without noise, in evaluation, ties would send all tokens to the same experts.
@@ -63,26 +80,18 @@ class NoisyTopKRouter(Stateless, LinearRouter):
 
     def __init__(self, config: NoisyTopKRouterConfig, dim: int, num_experts: int) -> None:
         check_k(config.k, num_experts)
-        super().__init__(dim, num_experts)
+        super().__init__(dim, num_experts, config.noise_floor)
         self.config, self.causal = config, config.causal
-        self.noise_ED = nn.Parameter(torch.zeros(num_experts, dim, dtype=wide_dtype()))  # deviation softplus(0) = ln 2
 
     def forward(self, x_TD: Tensor, info: TokenInfo | None = None, previous: Routing | None = None) -> Routing:
         """K edges a token; `load_TE` in training. What losses read, `logits_TE` and `probs_TE`, is without noise."""
-        logits_TE = self.logits(x_TD)
-        noisy_TE, load_TE = self._with_noise(x_TD, logits_TE) if self.training else (logits_TE, None)
-        expert_TK = best(noisy_TE, self.config.k)
+        k = self.config.k
+        logits_TE, noisy_TE, scale_TE = self.noisy_logits(x_TD)
+        load_TE = None if scale_TE is None else selection_probability(logits_TE, noisy_TE, scale_TE, k)
+        expert_TK = best(noisy_TE, k)
         weight_TK = noisy_TE.gather(-1, expert_TK).softmax(-1)
         probs_TE = logits_TE.softmax(-1)
         routing = token_choice(expert_TK, weight_TK, info, logits_TE=logits_TE, probs_TE=probs_TE, load_TE=load_TE)
         if self.config.capacity is None:
             return routing
         return self.config.capacity.limit(routing, len(x_TD), self.num_experts, self.training)
-
-    def _with_noise(self, x_TD: Tensor, logits_TE: Tensor) -> tuple[Tensor, Tensor]:
-        """Noisy logits, and each expert's chance to be among the k best."""
-        scale_TE = F.softplus(linear_scores(x_TD, self.noise_ED)) + self.config.noise_floor
-        noisy_TE = logits_TE + torch.randn_like(logits_TE) * scale_TE
-        if self.config.k == self.num_experts:
-            return noisy_TE, torch.ones_like(logits_TE)
-        return noisy_TE, selection_probability(logits_TE, noisy_TE, scale_TE, self.config.k)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sparsemix.checks import check
 from sparsemix.kernels import linear
 from sparsemix.routers.base import wide_dtype
 
@@ -40,6 +41,17 @@ def gate_scores(gate: Gate, logits_TE: Tensor) -> Tensor:
             return logits_TE
         case "sigmoid":
             return torch.sigmoid(logits_TE)
+
+
+def check_gradient(k: int, gate: Gate, normalize: bool) -> None:
+    """Raise `ValueError` where the weight of a token's only expert is always 1, which gives the router no gradient."""
+    check(
+        k > 1 or not (gate == "topk_softmax" or normalize),
+        "k",
+        "one expert whose weight is normalised to 1 gives the router no gradient",
+        f"k=1 with gate={gate}, normalize={normalize}",
+        "use gate='softmax_topk' or 'sigmoid' with normalize=False, or k >= 2",
+    )
 
 
 def gate_weights(gate: Gate, scores_TK: Tensor, normalize: bool) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from sparsemix.checks import check
 from sparsemix.routers.base import live_edges
+from sparsemix.routers.score import Gate, gate_distribution, gate_scores, gate_weights
 from sparsemix.routing import Routing, TokenInfo
 
 
@@ -27,6 +29,11 @@ def check_not_constant(name: str, k: int | None, normalize: bool) -> None:
 def best(scores_TE: Tensor, k: int) -> Tensor:
     """The k best experts of each token, best first, (T, K)."""
     return scores_TE.detach().topk(k, dim=-1).indices
+
+
+def among_best(scores_TE: Tensor, k: int) -> Tensor:
+    """bool (T, E): whether the expert is one of the token's k best."""
+    return torch.zeros_like(scores_TE, dtype=torch.bool).scatter(-1, best(scores_TE, k), True)
 
 
 def token_choice(expert_TK: Tensor, weight_TK: Tensor, info: TokenInfo | None, **fields: Any) -> Routing:
@@ -49,6 +56,31 @@ def token_choice(expert_TK: Tensor, weight_TK: Tensor, info: TokenInfo | None, *
         info=info,
         **fields,
     )
+
+
+def gated_choice(
+    logits_TE: Tensor,
+    k: int,
+    gate: Gate,
+    normalize: bool,
+    info: TokenInfo | None,
+    preference: Callable[[Tensor], Tensor] | None = None,
+) -> Routing:
+    """The routing of tokens to their k best experts by a gate's scores, weighted by these.
+
+    Args:
+        logits_TE: what the gate is applied to.
+        k: experts a token.
+        gate: from logits to scores.
+        normalize: divide the k weights by their sum.
+        info: `valid_T` makes the edges of padding not live.
+        preference: from scores to what the best are chosen by, of which weights know nothing; None: the scores.
+    """
+    scores_TE = gate_scores(gate, logits_TE)
+    expert_TK = best(scores_TE if preference is None else preference(scores_TE), k)
+    weight_TK = gate_weights(gate, scores_TE.gather(-1, expert_TK), normalize)
+    probs_TE = scores_TE if gate == "softmax_topk" else gate_distribution(gate, logits_TE)
+    return token_choice(expert_TK, weight_TK, info, logits_TE=logits_TE, probs_TE=probs_TE)
 
 
 def ragged_choice(chosen_TE: Tensor, weight_TE: Tensor, info: TokenInfo | None, **fields: Any) -> Routing:
@@ -79,9 +111,11 @@ def keep(routing: Routing, keep_N: Tensor) -> Routing:
 def selection_probability(clean_TE: Tensor, noisy_TE: Tensor, scale_TE: Tensor, k: int) -> Tensor:
     """P(t, i) = Phi((clean_i - kth largest of the others' noisy logits) / scale_i): chance that i is in the top k.
 
-    The noise of i alone is drawn again, that of the others stays. Gradient flows through the threshold too.
-    Source: Shazeer 2017 (1701.06538), equation 8 and 9. Needs k < E.
+    The noise of i alone is drawn again, that of the others stays. Gradient flows through the threshold too. 1 for all
+    where k = E. Source: Shazeer 2017 (1701.06538), equation 8 and 9.
     """
+    if k == clean_TE.shape[-1]:
+        return torch.ones_like(clean_TE)
     top_TK, _ = noisy_TE.topk(k + 1, dim=-1)
     selected_TE = noisy_TE > top_TK[:, k:]
     # Without i, the k-th largest is the (k + 1)-th of all where i is among the top k, and otherwise the k-th.

@@ -56,3 +56,18 @@ class SelectionBias(WideModule):
         """One step against the load of the whole batch."""
         step = bias_step if self.config.rule == "sign" else proportional_bias_step
         self.bias_E.copy_(step(self.bias_E, total, self.config.rate))
+
+
+class MaybeBiased:
+    """For routers that may have a selection bias: what it follows, if there is one."""
+
+    selection_bias: SelectionBias | None
+
+    def statistic(self, routing: Routing) -> Tensor | None:
+        """The load of each expert, where a selection bias follows it."""
+        return None if self.selection_bias is None else self.selection_bias.statistic(routing)
+
+    def update(self, total: Tensor) -> None:
+        """Move the selection bias one step against the load of the whole batch."""
+        assert self.selection_bias is not None
+        self.selection_bias.update(total)

@@ -12,9 +12,9 @@ from sparsemix.checks import check
 from sparsemix.config import config
 from sparsemix.routers.capacity import CapacityConfig, keeps_causality
 from sparsemix.routers.linear import LinearRouter
-from sparsemix.routers.score import Gate, gate_distribution, gate_scores, gate_weights
-from sparsemix.routers.select import best, check_k, token_choice
-from sparsemix.routers.selection_bias import SelectionBiasConfig
+from sparsemix.routers.score import Gate, check_gradient
+from sparsemix.routers.select import check_k, gated_choice
+from sparsemix.routers.selection_bias import MaybeBiased, SelectionBiasConfig
 from sparsemix.routing import Routing, TokenInfo
 
 
@@ -38,14 +38,7 @@ class TopKRouterConfig:
 
     @model_validator(mode="after")
     def _router_gets_gradient(self) -> TopKRouterConfig:
-        constant = self.gate == "topk_softmax" or self.normalize
-        check(
-            self.k > 1 or not constant,
-            "k",
-            "one expert whose weight is normalised to 1 gives the router no gradient",
-            f"k=1 with gate={self.gate}, normalize={self.normalize}",
-            "use gate='softmax_topk' or 'sigmoid' with normalize=False, or k >= 2",
-        )
+        check_gradient(self.k, self.gate, self.normalize)
         return self
 
     @model_validator(mode="after")
@@ -83,7 +76,7 @@ class TopKRouterConfig:
         return TopKRouter(self, dim, num_experts)
 
 
-class TopKRouter(LinearRouter):
+class TopKRouter(MaybeBiased, LinearRouter):
     """Top-k routing: logits = x W^T, gate, choose k, weight.
 
     Source: 2401.04088 (Mixtral: topk_softmax), 2409.02060 (OLMoE: softmax_topk, not normalised), 2505.09388 (Qwen3:
@@ -107,23 +100,8 @@ class TopKRouter(LinearRouter):
         Returns:
             K edges a token, in token order; gradient flows through `weight_N`, `logits_TE`, `probs_TE`.
         """
-        gate = self.config.gate
-        logits_TE = self.logits(x_TD)
-        scores_TE = gate_scores(gate, logits_TE)
-        biased_TE = scores_TE if self.selection_bias is None else self.selection_bias(scores_TE)
-        expert_TK = best(biased_TE, self.config.k)
-        weight_TK = gate_weights(gate, scores_TE.gather(-1, expert_TK), self.config.normalize)
-        probs_TE = scores_TE if gate == "softmax_topk" else gate_distribution(gate, logits_TE)
-        routing = token_choice(expert_TK, weight_TK, info, logits_TE=logits_TE, probs_TE=probs_TE)
+        k, gate, normalize = self.config.k, self.config.gate, self.config.normalize
+        routing = gated_choice(self.logits(x_TD), k, gate, normalize, info, self.selection_bias)
         if self.config.capacity is None:
             return routing
         return self.config.capacity.limit(routing, len(x_TD), self.num_experts, self.training)
-
-    def statistic(self, routing: Routing) -> Tensor | None:
-        """The load of each expert, where a selection bias follows it."""
-        return None if self.selection_bias is None else self.selection_bias.statistic(routing)
-
-    def update(self, total: Tensor) -> None:
-        """Move the selection bias one step against the load of the whole batch."""
-        assert self.selection_bias is not None
-        self.selection_bias.update(total)

@@ -11,7 +11,7 @@ import torch
 
 import sparsemix
 from sparsemix.experts import GLUExpertsConfig, MLPExpertsConfig
-from sparsemix.kernels import Choice, ExpertWeights, Gated, Plain, choose_backend, onednn_is_faster
+from sparsemix.kernels import BackendName, Choice, ExpertWeights, choose_backend, onednn_is_faster
 from sparsemix.models import DecoderConfig
 from sparsemix.train.config import TrainConfig
 from sparsemix.train.precision import Precision, multiplies_bfloat16
@@ -54,11 +54,17 @@ def kernel(model: DecoderConfig, precision: Precision) -> Choice | None:
     experts = None if model.moe is None else model.moe.experts
     if model.moe is None or not isinstance(experts, GLUExpertsConfig | MLPExpertsConfig):
         return None
-    # The shapes of the experts over the memory of one number.
-    one = torch.zeros((), dtype=precision.autocast or torch.float32, device=precision.device)
     rows = experts.hidden if isinstance(experts, MLPExpertsConfig) else 2 * experts.hidden
-    weights = ExpertWeights(
-        one.expand(model.moe.num_experts, rows, model.dim), one.expand(model.moe.num_experts, model.dim, experts.hidden)
-    )
-    activation = (Plain if isinstance(experts, MLPExpertsConfig) else Gated)(experts.activation)
-    return choose_backend(experts.backend, one.expand(1, model.dim), weights, activation)
+    return _choose(experts.backend, precision, model.moe.num_experts, rows, model.dim, experts.hidden)
+
+
+def usual_kernel(precision: Precision) -> Choice:
+    """Which kernel `auto` takes there for experts whose widths suit any."""
+    return _choose("auto", precision, num_experts=1, rows=128, dim=64, hidden=64)
+
+
+def _choose(backend: BackendName, precision: Precision, num_experts: int, rows: int, dim: int, hidden: int) -> Choice:
+    """For shapes of experts over the memory of one number."""
+    one = torch.zeros((), dtype=precision.autocast or torch.float32, device=precision.device)
+    weights = ExpertWeights(one.expand(num_experts, rows, dim), one.expand(num_experts, dim, hidden))
+    return choose_backend(backend, one.expand(1, dim), weights)

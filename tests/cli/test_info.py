@@ -14,8 +14,8 @@ from sparsemix.models import AttentionConfig, DecoderConfig
 from sparsemix.models.architectures import ARCHITECTURES
 from sparsemix.models.counts import count_by_tensors
 from sparsemix.routers import TopKRouterConfig
-from sparsemix.train import AdamWConfig, MuonConfig, Precision, TrainConfig
-from sparsemix.train.facts import kernel
+from sparsemix.train import AdamWConfig, MuonConfig, Precision, TrainConfig, choose_precision
+from sparsemix.train.facts import kernel, usual_kernel
 
 MODEL = DecoderConfig(
     vocab_size=50,
@@ -104,7 +104,9 @@ def test_attention_costs_by_context(sparsemix, tmp_path):
 
 
 def test_without_a_target_it_tells_of_the_machine(sparsemix):
-    assert list(told(sparsemix)) == ["environment"]
+    facts = told(sparsemix)
+    assert list(facts) == ["kernel", "environment"]
+    assert tuple(facts["kernel"].values()) == usual_kernel(choose_precision())[:2]
     assert "torch" in sparsemix("info").out
 
 
@@ -152,9 +154,8 @@ def test_the_kernel_and_why():
         return kernel(replace(MODEL, moe=moe), Precision())
 
     found = library()
-    assert chosen("auto")[:2] == (
-        ("cpp", "float32 on a CPU") if found.functions else ("cpu", f"cpp refuses {found.reason}")
-    )
+    expected = ("cpp", "float32 on a CPU") if found.functions else ("cpu", f"cpp refuses {found.reason}")
+    assert chosen("auto")[:2] == usual_kernel(Precision())[:2] == expected
     for backend in ("reference", "cpu", "native"):
         for experts in (GLUExpertsConfig, MLPExpertsConfig):
             assert chosen(backend, experts)[:2] == (backend, "the config asks for it")

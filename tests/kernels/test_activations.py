@@ -1,13 +1,11 @@
 """Activations against their formulas, and their written-out derivatives against autograd."""
 
-import math
-
 import pytest
 import references
 import torch
 from cases import ACTIVATIONS, numbers, same
 
-from sparsemix.kernels import ClampedGated, Gated, Interleaved, Plain
+from sparsemix.kernels import ClampedGated, Gated, Plain
 from sparsemix.kernels.activations import pointwise, read, written
 
 
@@ -32,7 +30,14 @@ def test_recompute_gives_the_value_again_and_the_derivative(kind, name):
     same(dh, expected, "dh")
 
 
-@pytest.mark.parametrize("activation", [ClampedGated(), ClampedGated(limit=1.5, alpha=1.0), Interleaved(Gated("gelu"))])
+@pytest.mark.parametrize(
+    "activation",
+    [
+        *(ClampedGated(interleaved=interleaved) for interleaved in (True, False)),
+        ClampedGated(limit=1.5, alpha=1.0),
+        Gated("gelu", interleaved=True),
+    ],
+)
 def test_those_of_other_libraries_give_the_value_again_and_the_derivative(activation):
     h, da = (numbers(0, 7, 10) * 5).requires_grad_(), numbers(1, 7, 5)
     a = activation.forward(h)
@@ -44,19 +49,25 @@ def test_those_of_other_libraries_give_the_value_again_and_the_derivative(activa
 
 def test_clamped_by_its_formula():
     h = numbers(0, 40, 2) * 8
-    for (gate, up), a in zip(h.tolist(), ClampedGated().forward(h)[:, 0].tolist()):
-        gate, up = min(gate, 7.0), max(-7.0, min(up, 7.0))
-        assert a == pytest.approx(gate / (1 + math.exp(-1.702 * gate)) * (up + 1), abs=1e-12)
+    same(ClampedGated().forward(h)[:, 0], references.clamped(*h.unbind(1), limit=7.0, alpha=1.702))
 
 
 def test_interleaved_rows_are_gate_up_gate_up():
     h = torch.tensor([[1.0, 10.0, -1.0, 20.0]])
-    assert Interleaved(Gated("relu")).forward(h).tolist() == [[10.0, 0.0]]
+    assert Gated("relu", interleaved=True).forward(h).tolist() == [[10.0, 0.0]]
+    apart = ClampedGated(interleaved=False).forward(h[:, [0, 2, 1, 3]])
+    assert torch.equal(ClampedGated(interleaved=True).forward(h), apart)
 
 
 @pytest.mark.parametrize(
     "activation",
-    [Plain("relu2"), Gated("silu"), ClampedGated(limit=3.0), Interleaved(Gated("gelu")), Interleaved(ClampedGated())],
+    [
+        Plain("relu2"),
+        Gated("silu"),
+        Gated("gelu", interleaved=True),
+        ClampedGated(limit=3.0),
+        ClampedGated(1e-7, interleaved=False),
+    ],
 )
 def test_what_is_written_can_be_read(activation):
     assert read(written(activation)) == activation

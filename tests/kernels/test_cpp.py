@@ -1,18 +1,14 @@
-"""The compiled back end where tiles, panels, slabs and batches end, with vectors of each width; and how it is built."""
+"""The compiled back end where tiles, panels, slabs and batches end, with vectors of each width; and what it refuses."""
 
-import os
 import platform
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 import torch
 from cases import ACTIVATIONS, same
 
 from sparsemix import Dispatch, Routing, sort_by_expert
-from sparsemix.kernels import ExpertWeights, Gated, Plain, cpp, cpu, expert_mlp, linear, rms_norm
+from sparsemix.kernels import ClampedGated, ExpertWeights, Gated, Plain, cpp, cpu, expert_mlp, linear, rms_norm
 from sparsemix.kernels.cpp import library as built
 from sparsemix.kernels.weights import Needs
 
@@ -22,6 +18,7 @@ TARGETS = ["native"]
 if platform.machine() == "x86_64":
     TARGETS += ["x86-64"]
     TARGETS += ["haswell"] if torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512") else []
+BIASED = ("biased", "clamped")
 # tokens, dim, hidden, experts, k
 SIZES = [
     (1, 16, 16, 2, 1),
@@ -48,10 +45,22 @@ def dispatch_of_size(tokens: int, experts: int, k: int, dead: bool) -> Dispatch:
     return sort_by_expert(routing, experts)
 
 
+def activation_of(form, name="silu"):
+    match form:
+        case "gated":
+            return Gated(name)
+        case "interleaved":
+            return Gated(name, interleaved=True)
+        case "clamped":
+            return ClampedGated(limit=2.0, alpha=1.3)
+        case _:
+            return Plain(name)
+
+
 def tensors(size, form, transposed=False):
     tokens, dim, hidden, experts, _ = size
     generator = torch.Generator().manual_seed(dim)
-    wide = 2 * hidden if form == "gated" else hidden
+    wide = activation_of(form).width * hidden
     up, down = (
         torch.randn(experts, wide, dim, generator=generator),
         torch.randn(experts, dim, hidden, generator=generator),
@@ -61,7 +70,7 @@ def tensors(size, form, transposed=False):
         up, down = up.mT.contiguous().mT, down.mT.contiguous().mT
     biases = (torch.randn(experts, wide, generator=generator), torch.randn(experts, dim, generator=generator))
     x_TD, dy_TD = torch.randn(2, tokens, dim, generator=generator)
-    return x_TD, dy_TD, ExpertWeights(up, down, *(biases if form == "biased" else ()))
+    return x_TD, dy_TD, ExpertWeights(up, down, *(biases if form in BIASED else ()))
 
 
 def run(ops, size, form, name="silu", transposed=False, dead=False, dtype=torch.float32):
@@ -74,7 +83,7 @@ def run(ops, size, form, name="silu", transposed=False, dead=False, dtype=torch.
         dy_TD.to(dtype),
         ExpertWeights(*(w if w is None else w.to(dtype) for w in weights)),
     )
-    act, needs = Gated(name) if form == "gated" else Plain(name), Needs(*[True] * 4, *[form == "biased"] * 2)
+    act, needs = activation_of(form, name), Needs(*[True] * 4, *[form in BIASED] * 2)
     y_TD, saved = ops.forward(x_TD, dispatch, weights, act)
     return y_TD, *ops.backward(dy_TD, x_TD, saved, dispatch, weights, act, needs)
 
@@ -104,8 +113,15 @@ def test_value_and_every_gradient(target, size, form, dead):
     agrees(size, form, dead=dead)
 
 
+@pytest.mark.parametrize("dead", [False, True])
+@pytest.mark.parametrize("form", ["interleaved", "clamped"])
+@pytest.mark.parametrize("size", [*SIZES[:5], SIZES[8]], ids=str)
+def test_layouts_of_other_libraries(target, size, form, dead):
+    agrees(size, form, dead=dead)
+
+
 @pytest.mark.parametrize("name", ACTIVATIONS)
-@pytest.mark.parametrize("form", ["gated", "plain"])
+@pytest.mark.parametrize("form", ["gated", "plain", "interleaved"])
 def test_every_activation(target, form, name):
     agrees((60, 20, 24, 3, 2), form, name=name)
 
@@ -180,68 +196,82 @@ def test_one_row_without_autograd_is_one_row_with_it(target, inner, columns, bia
             same(linear(x_1D, w_FD, bias_F), torch.nn.functional.linear(x_1D, w_FD, bias_F), tolerance=1e-4)
 
 
-def test_what_it_refuses():
-    _, _, weights = tensors(SIZES[2], "gated")
-    x_TD = torch.randn(3, SIZES[2][1])
-    assert cpp.refuses(x_TD, weights, Plain("silu")) == ""
-    assert cpp.refuses(x_TD.double(), weights, Plain("silu")) == "the type torch.float64"
-    assert (
-        cpp.refuses(x_TD, weights._replace(up_EGD=weights.up_EGD.bfloat16()), Plain("silu"))
-        == "the type torch.bfloat16"
-    )
-    assert cpp.refuses(x_TD.to("meta"), weights, Plain("silu")) == "the device meta"
+@pytest.mark.parametrize("form", ["gated", "plain", "biased", "interleaved", "clamped"])
+@pytest.mark.parametrize("k", [0, 1, 3])
+def test_the_experts_of_one_token(target, form, k):
+    x_1D, _, weights = tensors((1, 37, 21, 5, 2), form)
+    both_2K = torch.tensor([[4, 0, 3], [0, 0, 0]])[:, :k]
+    expert_K, weight_K = both_2K.int()[0], torch.tensor([0.3, -2.0, 1.5], dtype=torch.float64)[:k]
+    dispatch = sort_by_expert(Routing(torch.zeros(k).long(), both_2K[0], weight_K), 5)
+    wide = ExpertWeights(*(w if w is None else w.double() for w in weights))
+    expected, _ = cpu.forward(x_1D.double(), dispatch, wide, activation_of(form))
+    found = cpp.one_token(x_1D, expert_K, weight_K, weights, activation_of(form))
+    same(found, expected.float(), tolerance=1e-5)
 
 
-HELLO = """
-import torch
-from sparsemix import GLUExpertsConfig, MoEConfig
-from sparsemix.kernels.backend import choose_backend
-from sparsemix.kernels import ExpertWeights, Gated
-moe = MoEConfig(num_experts=3, experts=GLUExpertsConfig(hidden=4)).build(8)
-moe(torch.randn(5, 8))[0].sum().backward()
-with torch.no_grad():
-    moe(torch.randn(1, 8))
-weights = ExpertWeights(moe.experts.gate_up_EFD, moe.experts.down_EDF)
-choice = choose_backend("auto", torch.zeros(1, 8), weights, Gated("silu"))
-print(choice.name, "|", choice.reason)
-"""
+def bad(field, change):
+    """The dispatch of 6 tokens, two edges each, with one field changed."""
+    dispatch = dispatch_of_size(6, 4, 2, dead=True)
+    return dispatch._replace(**{field: change(getattr(dispatch, field))})
 
 
-def hello(cache: Path, **environment: str) -> str:
-    everything = {**os.environ, "XDG_CACHE_HOME": str(cache), **environment}
-    done = subprocess.run([sys.executable, "-c", HELLO], env=everything, capture_output=True, text=True, check=True)
-    return done.stdout.strip()
+@pytest.mark.parametrize(
+    ("field", "change", "message"),
+    [
+        ("token_N", lambda token: token + 1, r"token_N: must be int64 from 0 to 5, got torch.int64 from 1 to 6"),
+        ("token_N", lambda token: token - 1, r"token_N: .* from -1 to 4"),
+        ("token_N", lambda token: token.int(), r"token_N: .* got torch.int32"),
+        ("weight_N", lambda weight: weight[1:], r"weight_N: must be a number a row, got \(11,\)"),
+        ("bounds", lambda bounds: bounds.long(), r"bounds: must be int32, .* got torch.int64"),
+        ("bounds", lambda bounds: bounds[1:], r"bounds: .* 5 offsets"),
+        ("bounds", lambda bounds: bounds + 1, r"bounds: .* rise from 0"),
+        ("bounds", lambda bounds: bounds * 9, r"bounds: .* at most 12"),
+        ("bounds", lambda bounds: bounds[[0, 2, 1, 3, 4]], r"bounds: .* rise"),
+        ("slot_TK", lambda slot: slot[1:], r"slot_TK: must be a row a token, got \(5, 2\)"),
+        ("slot_TK", lambda slot: slot + 1, r"slot_TK: must be int64 from 0 to 11"),
+        ("slot_TK", lambda slot: slot.int(), r"slot_TK: must be int64"),
+    ],
+)
+def test_a_dispatch_of_rows_that_are_not_there_is_refused(field, change, message):
+    x_TD, dy_TD, weights = tensors((6, 8, 6, 4, 2), "gated")
+    _, saved = cpp.forward(x_TD, dispatch_of_size(6, 4, 2, dead=True), weights, Gated("silu"))
+    with pytest.raises(ValueError, match=f"^{message}"):
+        cpp.forward(x_TD, bad(field, change), weights, Gated("silu"))
+    with pytest.raises(ValueError, match=f"^{message}"):
+        cpp.backward(dy_TD, x_TD, saved, bad(field, change), weights, Gated("silu"), Needs())
 
 
-def test_is_built_once(tmp_path):
-    assert hello(tmp_path) == "cpp | float32 on a CPU"
-    (library,) = (tmp_path / "sparsemix").iterdir()
-    before = library.stat().st_mtime_ns
-    assert hello(tmp_path) == "cpp | float32 on a CPU"
-    assert [path.stat().st_mtime_ns for path in (tmp_path / "sparsemix").iterdir()] == [before]
+@pytest.mark.parametrize(
+    ("field", "axis"),
+    [(field, axis) for field in ("up_EGD", "down_EDF") for axis in range(3)]
+    + [(field, axis) for field in ("up_bias_EG", "down_bias_ED") for axis in range(2)],
+)
+def test_weights_that_do_not_go_together_are_refused(field, axis):
+    size = (6, 8, 6, 4, 2)
+    x_TD, _, weights = tensors(size, "clamped")
+    weights = weights._replace(**{field: getattr(weights, field).narrow(axis, 1, 3)})
+    for run_one in (
+        lambda: cpp.forward(x_TD, dispatch_of_size(6, 4, 2, dead=False), weights, activation_of("clamped")),
+        lambda: cpp.one_token(x_TD[:1], torch.tensor([0]), torch.ones(1), weights, activation_of("clamped")),
+    ):
+        with pytest.raises(ValueError, match=r"^\w+: must be of shape .*, to go with down_EDF, got \("):
+            run_one()
 
 
-def test_processes_that_start_together_may_all_build_it(tmp_path):
-    with ThreadPoolExecutor(3) as pool:
-        assert set(pool.map(hello, [tmp_path] * 3)) == {"cpp | float32 on a CPU"}
-    assert len(list((tmp_path / "sparsemix").iterdir())) == 1
+def test_an_expert_that_is_not_there_is_refused():
+    x_1D, _, weights = tensors((1, 8, 6, 4, 1), "gated")
+    for expert in (-1, 4):
+        with pytest.raises(ValueError, match=f"^expert_K: must be int64 from 0 to 3, got torch.int64 from {expert} to"):
+            cpp.one_token(x_1D, torch.tensor([expert]), torch.ones(1), weights, Gated("silu"))
 
 
-def test_without_a_compiler_there_is_another_back_end(tmp_path):
-    assert hello(tmp_path, CXX=str(tmp_path / "none")).startswith("cpu | cpp refuses the compiled library: [Errno 2]")
-
-
-def test_a_compiler_that_fails_is_quoted(tmp_path):
-    compiler = tmp_path / "compiler"
-    compiler.write_text("#!/bin/sh\necho 'unknown option -march' >&2; exit 1\n")
-    compiler.chmod(0o755)
-    said = hello(tmp_path, CXX=str(compiler))
-    assert said == "cpu | cpp refuses what the C++ compiler says: unknown option -march"
-
-
-def test_a_cache_that_cannot_be_written_costs_the_back_end_only(tmp_path):
-    (tmp_path / "sparsemix").write_text("a file where the folder should be")
-    assert hello(tmp_path).startswith("cpu | cpp refuses the compiled library: ")
+def test_a_row_or_a_norm_of_another_length_is_refused():
+    with pytest.raises(ValueError, match=r"^x_1D: must be of shape \(1, 3\), to go with w_FD, got \(1, 2\)$"):
+        cpp.one_row(torch.ones(1, 2), torch.ones(5, 3))
+    with pytest.raises(ValueError, match=r"^bias_F: must be of shape \(5,\), to go with w_FD, got \(1,\)$"):
+        cpp.one_row(torch.ones(1, 3), torch.ones(5, 3), torch.ones(1))
+    with pytest.raises(ValueError, match=r"^weight_D: must be of shape \(3,\), to go with x, got \(4,\)$"):
+        cpp.rms_norm(torch.ones(2, 3), torch.ones(4), 1e-6)
 
 
 def test_gradients_arrive_through_autograd_too():

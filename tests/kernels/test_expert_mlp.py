@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sparsemix import GLUExpertsConfig, MLPExpertsConfig, MoEConfig, TopKRouterConfig, sort_by_expert
-from sparsemix.kernels import ClampedGated, ExpertWeights, Gated, Interleaved, Plain, expert_mlp, gemm, layout
+from sparsemix.kernels import ClampedGated, ExpertWeights, Gated, Plain, expert_mlp, gemm, layout, reference
 from sparsemix.kernels.cpp.library import library
 
 FORMS = ["gated", "plain", "biased"]
@@ -57,6 +57,17 @@ def compare(form, name, x_TD, routing, num_experts, tensors, backend, tolerance=
         same(grad, wanted, f"{backend} {form} {name}: gradient of {what}", tolerance)
 
 
+def compare_in_float32(case, dim, hidden, form, name, backend):
+    routing, num_tokens, num_experts = case
+    routing = routing._replace(weight_N=routing.weight_N.detach().float().requires_grad_())
+    x_TD = numbers(5, num_tokens, dim).float().requires_grad_()
+    tensors = [
+        (tensor.detach() / tensor.shape[-1]).requires_grad_()
+        for tensor in parameters(form, num_experts, dim, hidden, dtype=torch.float32)
+    ]
+    compare(form, name, x_TD, routing, num_experts, tensors, backend, tolerance=5e-5)
+
+
 @settings(max_examples=200)
 @given(
     edge_lists(),
@@ -90,16 +101,9 @@ def everything_to_onednn(monkeypatch):
     st.sampled_from([1, 3, 1024]),
 )
 def test_value_and_every_gradient_by_onednn(everything_to_onednn, case, dim, hidden, form, rows_in_a_block):
-    routing, num_tokens, num_experts = case
-    routing = routing._replace(weight_N=routing.weight_N.detach().float().requires_grad_())
-    x_TD = numbers(5, num_tokens, dim).float().requires_grad_()
-    tensors = [
-        (tensor.detach() / tensor.shape[-1]).requires_grad_()
-        for tensor in parameters(form, num_experts, dim, hidden, dtype=torch.float32)
-    ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(layout, "ROWS", rows_in_a_block)
-        compare(form, "silu", x_TD, routing, num_experts, tensors, "cpu", tolerance=2e-5)
+        compare_in_float32(case, dim, hidden, form, "silu", "cpu")
 
 
 @pytest.mark.skipif(not library().functions, reason="nothing could be compiled")
@@ -112,14 +116,7 @@ def test_value_and_every_gradient_by_onednn(everything_to_onednn, case, dim, hid
     st.sampled_from(ACTIVATIONS),
 )
 def test_value_and_every_gradient_by_compiled_code(case, dim, hidden, form, name):
-    routing, num_tokens, num_experts = case
-    routing = routing._replace(weight_N=routing.weight_N.detach().float().requires_grad_())
-    x_TD = numbers(5, num_tokens, dim).float().requires_grad_()
-    tensors = [
-        (tensor.detach() / tensor.shape[-1]).requires_grad_()
-        for tensor in parameters(form, num_experts, dim, hidden, dtype=torch.float32)
-    ]
-    compare(form, name, x_TD, routing, num_experts, tensors, "cpp", tolerance=5e-5)
+    compare_in_float32(case, dim, hidden, form, name, "cpp")
 
 
 def test_an_expert_of_several_blocks_and_several_experts_in_a_block(monkeypatch):
@@ -186,14 +183,7 @@ def test_what_is_frozen_gets_no_gradient_and_all_else_the_same(backend, frozen):
     st.sampled_from(ACTIVATIONS),
 )
 def test_value_and_every_gradient_of_native(case, dim, hidden, form, name):
-    routing, num_tokens, num_experts = case
-    routing = routing._replace(weight_N=routing.weight_N.detach().float().requires_grad_())
-    x_TD = numbers(5, num_tokens, dim).float().requires_grad_()
-    tensors = [
-        (tensor.detach() / tensor.shape[-1]).requires_grad_()
-        for tensor in parameters(form, num_experts, dim, hidden, dtype=torch.float32)
-    ]
-    compare(form, name, x_TD, routing, num_experts, tensors, "native", tolerance=2e-5)
+    compare_in_float32(case, dim, hidden, form, name, "native")
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
@@ -263,7 +253,7 @@ def test_backward_keeps_x_and_the_pre_activation_and_nothing_of_n_by_d(form, k, 
     assert sorted(integers_saved) == sorted([(15,), (15,), (num_experts + 1,)] + ([(num_tokens, 3)] if k else []))
 
 
-@pytest.mark.parametrize("backend", ["auto", "cpu", "native"])
+@pytest.mark.parametrize("backend", ["auto", "cpu", "native", "reference"])
 @pytest.mark.parametrize("config", [GLUExpertsConfig(hidden=8), MLPExpertsConfig(hidden=8, bias=True)])
 def test_a_pre_activation_computed_again_gives_the_same_gradients(config, backend):
     found = []
@@ -278,9 +268,21 @@ def test_a_pre_activation_computed_again_gives_the_same_gradients(config, backen
         assert torch.equal(kept, again)
 
 
+def test_the_reference_too_computes_again_where_it_is_told_to(monkeypatch):
+    calls, once = [], reference.expert_mlp
+    monkeypatch.setattr(reference, "expert_mlp", lambda *arguments: calls.append(arguments) or once(*arguments))
+    dispatch, weights = dispatch_of([0, 1], [0, 1], num_experts=2), ExpertWeights(*parameters("gated", 2, 3, 4))
+    for recompute, expected in ((False, 1), (True, 2)):
+        calls.clear()
+        y_TD = expert_mlp(numbers(5, 2, 3), dispatch, weights, Gated("silu"), "reference", recompute)
+        assert len(calls) == 1
+        y_TD.sum().backward()
+        assert len(calls) == expected
+
+
 @pytest.mark.parametrize("backend", ["auto", "cpu", "native"])
 @pytest.mark.parametrize(
-    "activation", [ClampedGated(limit=0.5), Interleaved(Gated("silu")), Interleaved(ClampedGated())]
+    "activation", [ClampedGated(limit=0.5), Gated("silu", interleaved=True), ClampedGated(interleaved=False)]
 )
 def test_layouts_of_other_libraries_without_a_copy(activation, backend):
     """Transposed weights, gate and up rows in turns, biases, clamps: as gpt-oss has them."""
@@ -299,5 +301,5 @@ def test_layouts_of_other_libraries_without_a_copy(activation, backend):
 
     (actual, grads), (expected, wanted) = run(backend), run("reference")
     same(actual, expected, "y", 1e-4)
-    for what, grad, reference in zip(INPUTS, grads, wanted):
-        same(grad / reference.abs().max(), reference / reference.abs().max(), what, 1e-5)
+    for what, grad, target in zip(INPUTS, grads, wanted):
+        same(grad / target.abs().max(), target / target.abs().max(), what, 1e-5)

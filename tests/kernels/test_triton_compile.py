@@ -14,7 +14,9 @@ TESTS = Path(__file__).parents[1]
 
 @pytest.mark.slow
 @pytest.mark.parametrize("target", ["cuda:80:32", "cuda:90:32", "hip:gfx942:64"])
-@pytest.mark.parametrize(("form", "dtype"), [("gated_biased", "bfloat16"), ("biased", "float32")])
+@pytest.mark.parametrize(
+    ("form", "dtype"), [("gated_biased", "bfloat16"), ("biased", "float32"), ("gated_clamped_biased", "bfloat16")]
+)
 def test_every_kernel_compiles(target, form, dtype, tmp_path):
     environment = dict(os.environ, TRITON_CACHE_DIR=str(tmp_path), PYTHONPATH=f"{TESTS.parent}{os.pathsep}{TESTS}")
     environment.pop("TRITON_INTERPRET", None)

@@ -15,7 +15,6 @@ if not torch.cuda.is_available():
 
 from triton_cases import ALL, FORMS, activation_of, close, random_routing, random_weights
 
-from sparsemix.kernels import Plain
 from sparsemix.kernels.triton import grouped, hidden_grad, refuses, up, weight_grad
 from sparsemix.kernels.triton.backend import backward, forward
 from sparsemix.kernels.triton.tuning import INTERPRETED
@@ -54,7 +53,7 @@ def problem(form, size, dtype, live=0.9, ragged=False, transposed=False):
     weights = random_weights(form, num_experts, dim, hidden, dtype, transposed)
     weights = ExpertWeights(*(tensor if tensor is None else tensor.cuda() for tensor in weights))
     x_TD, dy_TD = (numbers(seed, num_tokens, dim).to("cuda", dtype) for seed in (5, 6))
-    assert not refuses(x_TD, weights, Plain("silu"))
+    assert not refuses(x_TD, weights)
     return x_TD, dy_TD, dispatch, weights
 
 

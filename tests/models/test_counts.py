@@ -1,5 +1,7 @@
 """Counts: formula and tensors agree on any config, and FLOPs are those that PyTorch's own counter sees."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,26 +10,46 @@ from models.examples import random_tokens, small_config
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from sparsemix.experts import GLUExpertsConfig, MLPExpertsConfig, ModuleExpertsConfig
-from sparsemix.layer import MoEConfig
-from sparsemix.models import AttentionConfig, DecoderConfig
+from sparsemix.experts import (
+    ClampedGLUExpertsConfig,
+    ConcatExpertsConfig,
+    ConstantExpertsConfig,
+    CopyExpertsConfig,
+    GLUExpertsConfig,
+    MLPExpertsConfig,
+    ModuleExpertsConfig,
+    Part,
+    ZeroExpertsConfig,
+)
+from sparsemix.layer import MoEConfig, MoEExpertsConfig
+from sparsemix.models import AttentionConfig, DecoderConfig, DepthConfig
 from sparsemix.models.counts import count_by_formula, count_by_tensors
-from sparsemix.routers import TopKRouterConfig
+from sparsemix.routers import NoisyTopKRouterConfig, TopKRouterConfig
 
+ROUTERS = [TopKRouterConfig, NoisyTopKRouterConfig]
 dense_layers = st.one_of(
-    st.builds(GLUExpertsConfig, hidden=st.integers(1, 9)),
+    st.builds(GLUExpertsConfig, hidden=st.integers(1, 9), bias=st.booleans()),
+    st.builds(ClampedGLUExpertsConfig, hidden=st.integers(1, 9)),
     st.builds(MLPExpertsConfig, hidden=st.integers(1, 9), bias=st.booleans()),
+)
+parts = st.builds(
+    Part,
+    num_experts=st.integers(1, 3),
+    experts=dense_layers | st.sampled_from([ZeroExpertsConfig(), CopyExpertsConfig(), ConstantExpertsConfig()]),
 )
 
 
 @st.composite
 def mixtures(draw):
-    num_experts = draw(st.integers(2, 6))
+    concat = draw(st.none() | st.lists(parts, min_size=2, max_size=3))
+    num_experts = draw(st.integers(2, 6)) if concat is None else sum(part.num_experts for part in concat)
+    inside = MoEConfig(num_experts=3, experts=GLUExpertsConfig(hidden=2))
+    alike = dense_layers | st.just(MoEExpertsConfig(moe=inside))
     shared = draw(st.none() | dense_layers)
     return MoEConfig(
         num_experts=num_experts,
-        router=TopKRouterConfig(k=draw(st.integers(2, num_experts)), noise=draw(st.booleans())),
-        experts=draw(dense_layers),
+        router=draw(st.sampled_from(ROUTERS))(k=draw(st.integers(2, num_experts))),
+        experts=draw(alike) if concat is None else ConcatExpertsConfig(parts=tuple(concat)),
         shared=shared,
         shared_gate=shared is not None and draw(st.booleans()),
     )
@@ -41,6 +63,13 @@ attentions = st.builds(
     qk_norm=st.sampled_from(["none", "head", "width"]),
     bias=st.sampled_from(["none", "qkv", "qkvo"]),
 )
+depths = st.builds(
+    DepthConfig,
+    capacity=st.sampled_from([0.125, 0.3, 1.0]),
+    every=st.integers(1, 3),
+    predictor=st.sampled_from(["mlp", "router"]),
+    predictor_hidden=st.integers(1, 9),
+)
 configs = st.builds(
     DecoderConfig,
     vocab_size=st.integers(1, 30),
@@ -53,26 +82,41 @@ configs = st.builds(
     moe_every=st.integers(1, 3),
     dense_first=st.integers(0, 2),
     tie_embeddings=st.booleans(),
+    depth=st.none() | depths,
 )
 
 
+alone = configs.map(lambda config: replace(config, moe=None, ffn=None))
+
+
 @settings(max_examples=60, deadline=None)
-@given(configs)
+@given(configs | alone)
 def test_formula_and_tensors_agree(config):
     assert count_by_formula(config) == count_by_tensors(config)
     assert count_by_formula(config, context=7) == count_by_tensors(config, context=7)
 
 
-@pytest.mark.parametrize("attention", [AttentionConfig(num_heads=4), AttentionConfig(num_heads=2, head_dim=12)])
-def test_flops_are_those_that_are_computed(attention):
-    moe = MoEConfig(
-        num_experts=4,
-        router=TopKRouterConfig(k=2),
-        experts=GLUExpertsConfig(hidden=12, backend="reference"),
-        shared=MLPExpertsConfig(hidden=8, bias=True),
-        shared_gate=True,
-    )
-    decoder = small_config(attention=attention, moe=moe).build()
+MIXTURE = MoEConfig(
+    num_experts=4,
+    router=TopKRouterConfig(k=2),
+    experts=GLUExpertsConfig(hidden=12, backend="reference"),
+    shared=MLPExpertsConfig(hidden=8, bias=True),
+    shared_gate=True,
+)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"attention": AttentionConfig(num_heads=4)},
+        {"attention": AttentionConfig(num_heads=2, head_dim=12)},
+        {"moe": None, "ffn": None},
+        {"depth": DepthConfig(capacity=0.5)},
+        {"depth": DepthConfig(capacity=0.5, every=1, predictor="router")},
+    ],
+)
+def test_flops_are_those_that_are_computed(changes):
+    decoder = small_config(**({"moe": MIXTURE} | changes)).build()
     math = sdpa_kernel(SDPBackend.MATH)  # the counter does not know the CPU's fused attention
     with torch.no_grad(), math, FlopCounterMode(display=False) as counter:
         decoder.logits(decoder(random_tokens(2, 10)).hidden_BSD)
@@ -93,7 +137,7 @@ def test_cache_size():
 def test_modules_have_no_formula():
     moe = MoEConfig(num_experts=2, experts=ModuleExpertsConfig(make=lambda dim: torch.nn.Linear(dim, dim)))
     config = small_config(moe=moe)
-    with pytest.raises(ValueError, match="experts: must be GLU or MLP to count, got ModuleExpertsConfig"):
+    with pytest.raises(ValueError, match="experts: must be of a kind that has a formula, got ModuleExpertsConfig"):
         count_by_formula(config)
     counts, dense = count_by_tensors(config), count_by_tensors(small_config(dense_first=2))
     assert counts.parameters_total != dense.parameters_total

@@ -9,7 +9,8 @@ from sparsemix import GLUExpertsConfig, MoEConfig
 from sparsemix.data import ByteTokenizerConfig
 from sparsemix.inference import generate_text
 from sparsemix.models.counts import count_by_tensors
-from sparsemix.recipes.demo import TRAINING, DemoConfig, demo, twins
+from sparsemix.recipes.arena import DemoConfig
+from sparsemix.recipes.demo import TRAINING, demo, twins
 from sparsemix.train.saving import load_run
 
 
@@ -38,8 +39,8 @@ def test_demo_leaves_models_and_a_summary(tmp_path, training, capsys):
     demo(settings, training)
     summary = json.loads((out / "summary.json").read_text())
     assert {"speedup_steps", "speedup_flops", "speedup_seconds", "loss_at_equal_seconds", "level"} <= set(summary)
-    for name, config in twins(training, vocab_size=257).items():
-        found, counts = summary[name], count_by_tensors(config.model, 32)
+    for name, model in twins(replace(training.model, vocab_size=257)).items():
+        found, counts = summary[name], count_by_tensors(model, 32)
         assert found["parameters_total"] == counts.parameters_total
         assert found["parameters_active"] == counts.parameters_active
         assert found["flops_per_token"] == counts.flops_per_token

@@ -24,7 +24,7 @@ from references import (
 )
 from references.capacity import Choices, served
 from references.edges import Edge
-from references.experts import activation, glu, mlp
+from references.experts import activation, clamped, glu, mlp
 from references.gates import (
     distribution,
     is_best_first,
@@ -41,6 +41,7 @@ __all__ = [
     "Choices",
     "Edge",
     "activation",
+    "clamped",
     "assignment",
     "batchwise",
     "capacity",

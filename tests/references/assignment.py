@@ -47,7 +47,8 @@ def base_greedy(scores_TE: Tensor) -> list[Edge]:
 def sinkhorn_plan(logits_TE: Tensor, tolerance: float = 1e-4, epsilon: float = 1e-8) -> Tensor:
     """exp(z) scaled until columns sum to 1 / E and rows nearly to 1 / T (Megatron's iteration, columns last).
 
-    Stops when the column factors change by less than `tolerance` on average. Carries no gradient.
+    Stops when the column factors change by less than `tolerance` on average; `epsilon` lets them creep on, so a very
+    small tolerance needs 0. Carries no gradient.
     """
     cost_TE = torch.exp(logits_TE.detach())
     num_tokens, num_experts = cost_TE.shape
@@ -60,9 +61,9 @@ def sinkhorn_plan(logits_TE: Tensor, tolerance: float = 1e-4, epsilon: float = 1
             return torch.tensor(rows, dtype=torch.float64)[:, None] * cost_TE * torch.tensor(columns).double()
 
 
-def sinkhorn(logits_TE: Tensor, k: int, tolerance: float = 1e-4) -> list[Edge]:
+def sinkhorn(logits_TE: Tensor, k: int, tolerance: float = 1e-4, epsilon: float = 1e-8) -> list[Edge]:
     """S-BASE in training: the best k of the plan, weighted by sigmoid(z) for k = 1 and by softmax(z) for k > 1."""
-    return activated(logits_TE, [ranking(row)[:k] for row in sinkhorn_plan(logits_TE, tolerance)], k)
+    return activated(logits_TE, [ranking(row)[:k] for row in sinkhorn_plan(logits_TE, tolerance, epsilon)], k)
 
 
 def sinkhorn_greedy(logits_TE: Tensor, k: int) -> list[Edge]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor
 
 from references.edges import Edge, ranking
-from references.gates import softmax
+from references.gates import softmax, softmax_rows
 from references.token_choice import weighted
 
 
@@ -54,16 +52,6 @@ def threshold_loss(probs_TE: Tensor, threshold_E: Tensor, m: int) -> Tensor:
         for e in range(len(threshold_E)):
             loss = loss + (above[t][e] - batch[t][e]) * (probs_TE[t, e] - threshold_E[e])
     return loss
-
-
-def softmax_rows(logits_TE: Tensor) -> Tensor:
-    return stacked([softmax(logits_E) for logits_E in logits_TE], logits_TE)
-
-
-def stacked(rows: Iterable[Tensor], like: Tensor) -> Tensor:
-    """The rows as a matrix; empty where there is none."""
-    rows = list(rows)
-    return torch.stack(rows) if rows else 0 * like
 
 
 def running_totals(

@@ -10,9 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from references.batchwise import softmax_rows
 from references.edges import Edge, ranking
-from references.gates import softmax
+from references.gates import softmax, softmax_rows
 from references.token_choice import softmax_top_k
 
 
@@ -44,8 +43,10 @@ def token_uniformity_loss(logits_TE: Tensor) -> Tensor:
     T where all experts want one token only. Source: Mesh TensorFlow's loss of that form.
     """
     num_tokens, num_experts = logits_TE.shape
-    wanted = [sum(row) / num_experts for row in over_tokens(logits_TE)]
-    return num_tokens * sum((a**2 for a in wanted), logits_TE.new_zeros(()))
+    loss = logits_TE.new_zeros(())
+    for gates_E in over_tokens(logits_TE):
+        loss = loss + num_tokens * (gates_E.sum() / num_experts) ** 2
+    return loss
 
 
 # --- token rounding (SonicMoE) ----------------------------------------------------------------------------------------

@@ -15,6 +15,15 @@ def softmax(logits: Tensor) -> Tensor:
     return powers / powers.sum()
 
 
+def stacked(rows: Sequence[Tensor], like: Tensor) -> Tensor:
+    """The rows of a tensor shaped as `like`, which may have none."""
+    return torch.stack(list(rows)) if rows else torch.zeros_like(like)
+
+
+def softmax_rows(logits_TE: Tensor) -> Tensor:
+    return stacked([softmax(logits_E) for logits_E in logits_TE], logits_TE)
+
+
 def sigmoid(logits: Tensor) -> Tensor:
     return 1 / (1 + torch.exp(-logits))
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from references.capacity import Choices
+from references.gates import sigmoid
 
 Valid = Sequence[bool]
 Per = Literal["choice", "token"]
@@ -165,6 +166,12 @@ def z_loss(logits_TE: Tensor, valid: Valid) -> Tensor:
 def entropy_loss(probs_TE: Tensor, valid: Valid) -> Tensor:
     """Dynamic top-p (and LIMoE's local loss on one modality): the mean entropy of a token's distribution."""
     return mean_of_valid([entropy(p_E) for p_E in probs_TE], valid)
+
+
+def selection_loss(logits_T: Tensor, selected: Sequence[bool], valid: Valid) -> Tensor:
+    """Mixture of depths: mean cross-entropy of sigmoid(logit) against being chosen, which it learns to foresee."""
+    rows = [-torch.log(sigmoid(z if is_chosen else -z)) for z, is_chosen in zip(logits_T, selected)]
+    return mean_of_valid(rows, valid)
 
 
 def of_modality(modality: Sequence[int], wanted: int, valid: Valid) -> list[bool]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from references.edges import Edge, ranking
-from references.gates import phi, selection_probability, softmax, softplus
+from references.edges import Edge, choices_of, ranking
+from references.gates import phi, selection_probability, softmax, softplus, stacked
 from references.token_choice import top_k_softmax, weighted
 
 
@@ -31,7 +30,7 @@ def noisy_top_k(
     scale_TE = softplus(raw_scale_TE) + floor
     noisy_TE = clean_TE + noise_TE * scale_TE
     load = [selection_probability(*row, k) for row in zip(clean_TE, noisy_TE, scale_TE)]
-    return top_k_softmax(noisy_TE, k), torch.stack(load) if load else torch.zeros_like(clean_TE)
+    return top_k_softmax(noisy_TE, k), stacked(load, clean_TE)
 
 
 def vmoe(logits_TE: Tensor, noise_TE: Tensor, k: int, noise_scale: float = 1.0) -> tuple[list[Edge], Tensor]:
@@ -48,7 +47,7 @@ def vmoe(logits_TE: Tensor, noise_TE: Tensor, k: int, noise_scale: float = 1.0) 
         edges += weighted(t, softmax(noisy_E), order[:k], normalize=False)
         threshold = noisy_E[order[k - 1]]
         load.append(torch.stack([phi((z - threshold) * num_experts / noise_scale) for z in logits_E]))
-    return edges, torch.stack(load) if load else torch.zeros_like(logits_TE)
+    return edges, stacked(load, logits_TE)
 
 
 class Hierarchy(NamedTuple):
@@ -67,22 +66,13 @@ def hierarchical(
 ) -> Hierarchy:
     """Appendix B of 2017: sum_i sum_j G_p(x)_i G_i(x)_j E_ij; `secondary` holds the gates of every group, (T, G, E)."""
     upper, primary_load_TG = noisy_top_k(*primary, k_primary, floor)
-    group_size = secondary.clean.shape[2]
+    num_tokens, num_groups, size = secondary.clean.shape
     edges: list[Edge] = []
-    groups: list[list[int]] = [[] for _ in primary.clean]
-    loads = {}
+    load = [[torch.zeros(size, dtype=torch.float64)] * num_groups for _ in range(num_tokens)]
     for t, g, weight, _ in upper:
-        groups[t].append(g)
-        row = [part[t, g][None] for part in secondary]
-        lower, load_1E = noisy_top_k(*row, k_secondary, floor)
-        edges += [Edge(t, g * group_size + j, weight * inner) for _, j, inner, _ in lower]
-        loads[t, g] = load_1E[0]
-    return Hierarchy(edges, primary_load_TG, spread(loads, secondary.clean), groups)
-
-
-def spread(rows: dict[tuple[int, int], Tensor], like_TGE: Tensor) -> Tensor:
-    """Rows put at their (t, g), zeros elsewhere, with their graph."""
-    zero_E = torch.zeros_like(like_TGE[0, 0]) if len(like_TGE) else None
-    tokens: Sequence[int] = range(len(like_TGE))
-    found = [torch.stack([rows.get((t, g), zero_E) for g in range(like_TGE.shape[1])]) for t in tokens]
-    return torch.stack(found) if found else torch.zeros_like(like_TGE)
+        one_token = NoisyLogits(*[part[t, g][None] for part in secondary])
+        lower, load_1E = noisy_top_k(*one_token, k_secondary, floor)
+        edges += [Edge(t, g * size + j, weight * inner) for _, j, inner, _ in lower]
+        load[t][g] = load_1E[0]
+    load_TGE = stacked([torch.stack(row) for row in load], secondary.clean)
+    return Hierarchy(edges, primary_load_TG, load_TGE, choices_of(upper, num_tokens))

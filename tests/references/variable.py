@@ -91,6 +91,5 @@ def soft_moe(
     each = num_slots // len(experts)
     outputs = []
     for s in range(num_slots):
-        slot_D = sum(dispatch_TN[t, s] * x_TD[t] for t in range(len(x_TD)))
-        outputs.append(experts[s // each](slot_D))
-    return torch.stack([sum(combine_TN[t, s] * outputs[s] for s in range(num_slots)) for t in range(len(x_TD))])
+        outputs.append(experts[s // each](dispatch_TN[:, s] @ x_TD))
+    return torch.stack([combine_N @ torch.stack(outputs) for combine_N in combine_TN])

@@ -62,7 +62,9 @@ def test_a_routing_leads_from_tokens_to_experts_once_each(config, training, situ
     if routing.probs_TE is not None:
         same(routing.probs_TE.sum(-1), torch.ones(12, dtype=torch.float64), "sum of probabilities")
     if routing.edges_per_token is not None:
-        assert routing.edges_per_token == config.edges_per_token(NUM_EXPERTS)
+        assert (
+            config.edges_per_token(NUM_EXPERTS) <= routing.edges_per_token
+        )  # the same, unless some are for lack of room
         assert routing.token_N.tolist() == [t for t in range(12) for _ in range(routing.edges_per_token)]
 
 

@@ -5,7 +5,8 @@
 
 namespace sparsemix {
 
-// e^x = 2^n e^r with |r| <= ln(2) / 2, the latter by its Taylor series up to r^7: within 2 units in the last place.
+// e^x = 2^n e^r with |r| <= ln(2) / 2, the latter by its Taylor series up to r^7. Of all float32 from -87 to 88, none is
+// off by more than 1.3 units in the last place (by more than 1 with fused multiply-add).
 inline Vec exp(Vec x) {
     x = x < -87.0f ? all(-87.0f) : x;
     x = x > 88.0f ? all(88.0f) : x;
@@ -35,7 +36,8 @@ struct Silu {
     }
 };
 
-// x Phi(x). Phi by Abramowitz and Stegun 7.1.26, off by at most 1e-7.
+// x Phi(x), Phi by Abramowitz and Stegun 7.1.26. Of all float32 from -20 to 20, none is off by more than 2e-7 max(1, |x|);
+// the slope by no more than 4e-7.
 struct Gelu {
     static Point at(Vec x) {
         Vec size = (x < 0.0f ? -x : x) * 0.70710678f;
@@ -78,44 +80,85 @@ struct Identity {
     static Point at(Vec x) { return {x, all(1.0f)}; }
 };
 
-// Of rows of W tokens each: weighted = w act(gate) up, or w act(gate) where there is no up.
+struct Cubic {
+    static Point at(Vec x) { return {x * x * x, 3.0f * x * x}; }
+};
+
+// What a gated activation makes of its two inputs, and how that changes with each.
+struct Joint {
+    Vec value, by_gate, by_up;
+};
+
+struct Clamp {
+    float limit, alpha;
+};
+
 template <class Act>
-void activate(int rows, const float* gate, const float* up, Vec w, float* weighted) {
-    for (int i = 0; i < rows * W; i += W) {
-        Vec a = w * Act::at(load(gate + i)).value;
-        store(weighted + i, up ? a * load(up + i) : a);
+struct Times {
+    static Joint at(Vec gate, Vec up, Clamp) {
+        Point act = Act::at(gate);
+        return {act.value * up, act.slope * up, act.value};
+    }
+};
+
+// g sigmoid(alpha g) (u + 1), g clamped from above and u on both sides.
+struct Clamped {
+    static Joint at(Vec gate, Vec up, Clamp clamp) {
+        Vec gate_inside = gate <= clamp.limit ? all(1.0f) : all(0.0f);
+        Vec up_inside = up <= clamp.limit ? (up >= -clamp.limit ? all(1.0f) : all(0.0f)) : all(0.0f);
+        gate = gate > clamp.limit ? all(clamp.limit) : gate;
+        up = up > clamp.limit ? all(clamp.limit) : up;
+        up = (up < -clamp.limit ? all(-clamp.limit) : up) + 1.0f;
+        Vec s = sigmoid(clamp.alpha * gate), act = gate * s;
+        return {act * up, up * (s + clamp.alpha * act * (1.0f - s)) * gate_inside, act * up_inside};
+    }
+};
+
+// Rows of the pre-activation, or of its gradient, W tokens each and `step` floats apart; no `up` where nothing is gated.
+struct Rows {
+    float *gate, *up;
+    long step;
+};
+
+// weighted = w a.
+template <class Form>
+void activate(long rows, Rows h, Vec w, Clamp clamp, float* weighted) {
+    for (long i = 0; i < rows; ++i) {
+        Vec up = h.up ? load(h.up + i * h.step) : all(1.0f);
+        store(weighted + i * W, w * Form::at(load(h.gate + i * h.step), up, clamp).value);
     }
 }
 
-// From the gradient of `weighted`: that of gate and up, that of w (added up over the rows); and `weighted` again.
-template <class Act>
-Vec activate_backward(int rows, const float* gate, const float* up, Vec w, const float* grad, float* dgate, float* dup,
-                      float* weighted) {
+// From the gradient of `weighted`, in its place: that of h, that of w (added up over the rows); and `weighted` again.
+template <class Form>
+Vec activate_backward(long rows, Rows h, Vec w, Clamp clamp, Rows dh, float* weighted) {
     Vec dw{};
-    for (int i = 0; i < rows * W; i += W) {
-        Point act = Act::at(load(gate + i));
-        Vec dwa = load(grad + i);
-        Vec u = up ? load(up + i) : all(1.0f);
-        Vec da = dwa * w, a = act.value * u;
-        dw += dwa * a;
-        store(dgate + i, da * u * act.slope);
-        if (up) store(dup + i, da * act.value);
-        store(weighted + i, w * a);
+    for (long i = 0; i < rows; ++i) {
+        Joint a = Form::at(load(h.gate + i * h.step), h.up ? load(h.up + i * h.step) : all(1.0f), clamp);
+        Vec dwa = load(weighted + i * W), da = dwa * w;
+        dw += dwa * a.value;
+        store(dh.gate + i * dh.step, da * a.by_gate);
+        if (dh.up) store(dh.up + i * dh.step, da * a.by_up);
+        store(weighted + i * W, w * a.value);
     }
     return dw;
 }
 
 struct Activation {
-    decltype(&activate<Silu>) forward;
-    decltype(&activate_backward<Silu>) backward;
+    decltype(&activate<Clamped>) forward;
+    decltype(&activate_backward<Clamped>) backward;
+
+    template <class Form>
+    static constexpr Activation of() {
+        return {activate<Form>, activate_backward<Form>};
+    }
 };
 
 // In the order that the caller counts them.
 inline const Activation activations[] = {
-    {activate<Silu>, activate_backward<Silu>},         {activate<Gelu>, activate_backward<Gelu>},
-    {activate<GeluTanh>, activate_backward<GeluTanh>}, {activate<Relu>, activate_backward<Relu>},
-    {activate<Relu2>, activate_backward<Relu2>},       {activate<Sigmoid>, activate_backward<Sigmoid>},
-    {activate<Identity>, activate_backward<Identity>},
+    Activation::of<Times<Silu>>(),     Activation::of<Times<Gelu>>(),  Activation::of<Times<GeluTanh>>(),
+    Activation::of<Times<Relu>>(),     Activation::of<Times<Relu2>>(), Activation::of<Times<Sigmoid>>(),
+    Activation::of<Times<Identity>>(), Activation::of<Times<Cubic>>(), Activation::of<Clamped>(),
 };
 
 }  // namespace sparsemix

@@ -9,24 +9,22 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from sparsemix.kernels.activations import Activation, Gated, Plain
+from sparsemix.kernels.activations import Activation
 from sparsemix.kernels.combine import gather_sum
-from sparsemix.kernels.cpp.call import Call
+from sparsemix.kernels.cpp.call import Call, check_dispatch
 from sparsemix.kernels.cpp.library import functions, library
 from sparsemix.kernels.memory import fresh
 from sparsemix.kernels.weights import ExpertWeights, Gradients, Needs
 from sparsemix.routing import Dispatch
 
 
-def refuses(x_TD: Tensor, weights: ExpertWeights, activation: Activation) -> str:
-    """What it cannot serve of these tensors; empty if it can."""
-    for tensor in (x_TD, *weights):
+def refuses(*tensors: Tensor | None) -> str:
+    """Why compiled code cannot serve these tensors; empty if it can."""
+    for tensor in tensors:
         if tensor is not None and tensor.device.type != "cpu":
             return f"the device {tensor.device}"
         if tensor is not None and tensor.dtype != torch.float32:
             return f"the type {tensor.dtype}"
-    if not isinstance(activation, Plain | Gated):
-        return f"the activation {activation}"
     return library().reason
 
 
@@ -52,6 +50,7 @@ def backward(
     needs: Needs,
 ) -> Gradients:
     """The gradients asked for, each written once."""
+    assert dy_TD.shape == x_TD.shape, "the gradient of a sum is like the sum"
     compiled, call = functions(), _call(x_TD, dispatch, weights, activation)
     dweight_N = dispatch.weight_N.new_zeros(len(dispatch.weight_N), dtype=torch.float32)
     sums = [fresh(of, *of.shape) if of is not None and need else None for of, need in zip(weights, needs[2:])]
@@ -68,6 +67,7 @@ def backward(
 
 def _call(x_TD: Tensor, dispatch: Dispatch, weights: ExpertWeights, activation: Activation) -> Call:
     call = Call(x_TD, weights, activation)
+    check_dispatch(dispatch, len(x_TD), call.experts)
     call.k = 0 if dispatch.slot_TK is None else dispatch.slot_TK.shape[1]
     call.point(token=dispatch.token_N, weight=dispatch.weight_N.float(), bounds=dispatch.bounds, slot=dispatch.slot_TK)
     return call

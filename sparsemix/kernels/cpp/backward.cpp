@@ -40,9 +40,8 @@ static void rows_backward(const Call& call, const Batch& batch, const Block& blo
         for_lines(hidden, [&](long f, long count) {
             multiply(down, f, count, dy, begin, end, weighted, panels, room, nothing);  // its gradient, for now
             for (long p = 0; last && p < panels; ++p)
-                dw[p] += activations[call.activation].backward(
-                    count, h.row(p, f), call.gated ? h.row(p, hidden + f) : nullptr, w[p], weighted.row(p, f), dh.row(p, f),
-                    call.gated ? dh.row(p, hidden + f) : nullptr, weighted.row(p, f));
+                dw[p] += call.act().backward(count, call.rows_of(h, p, f), w[p], call.clamp(), call.rows_of(dh, p, f),
+                                             weighted.row(p, f));
         });
     });
     for (long row = 0; row < block.rows; ++row) call.dweight[block.row + row] = dw[row / W][row % W];
@@ -54,6 +53,14 @@ struct Share {
     Block block;
     bool first;
 };
+
+// to += sum, or = where there is nothing yet, as far as there are columns; past the cache if that is `once` and for all.
+static void put(float* to, Vec sum, long columns, bool first, bool once) {
+    if (columns < W)
+        for (long j = 0; j < columns; ++j) to[j] = first ? sum[j] : to[j] + sum[j];
+    else if (once) stream(to, sum);
+    else store(to, first ? sum : sum + load(to));
+}
 
 // total[r, columns] += sum over the rows n of left(r, n) * right(n, columns); left in panels, right by pack(c, n, room).
 template <class Pack>
@@ -69,11 +76,7 @@ static void add_up(const Share& share, float* total, const float* left, long row
         for_panels((end - begin + W - 1) / W, [&](auto wide, long p) {
             tile<several, wide>(of, right + p * W * depth, W * depth, panels, W, [&](int i, int v, Vec sum) {
                 long c = begin + (p + v) * W;
-                float* to = total + (r + i) * columns + c;
-                if (c + W <= end && once) stream(to, sum);
-                else if (c + W <= end) store(to, share.first ? sum : sum + load(to));
-                else
-                    for (long j = 0; c + j < end; ++j) to[j] = share.first ? sum[j] : to[j] + sum[j];
+                put(total + (r + i) * columns + c, sum, end - c, share.first, once);
             });
         });
     });

@@ -24,7 +24,8 @@ struct Matrices {
 
 // Laid out as the caller fills it in; null where there is no such thing or nobody asks.
 struct Call {
-    int64_t tokens, dim, hidden, gated, experts, k, activation, threads;
+    int64_t tokens, dim, hidden, gated, interleaved, experts, k, activation, threads;
+    double limit, alpha;  // of a clamped activation
     const float* x;
     const int64_t* token;
     const float* weight;
@@ -41,6 +42,18 @@ struct Call {
 
     long width() const { return gated ? 2 * hidden : hidden; }
     long live() const { return bounds[experts]; }
+
+    // Which row of the up matrix, and so of h, is the gate's f-th; and how far from it the other half's is.
+    long gate(long f) const { return interleaved ? 2 * f : f; }
+    long to_up() const { return interleaved ? 1 : hidden; }
+
+    Rows rows_of(const Panels& h, long panel, long f) const {
+        float* first = h.row(panel, gate(f));
+        return {first, gated ? first + to_up() * W : nullptr, gate(1) * W};
+    }
+
+    const Activation& act() const { return activations[activation]; }
+    Clamp clamp() const { return {float(limit), float(alpha)}; }
 };
 
 // Consecutive panels of one expert: those from `row` on of the dispatch, `lane` counted in lanes from the first panel.

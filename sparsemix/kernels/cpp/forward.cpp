@@ -22,11 +22,10 @@ static void forward(const Call& call, const Block& block) {
             multiply(up, g, count, x, begin, end, h, panels, room, [&](long g, long) { return bias ? all(bias[g]) : Vec{}; });
         };
         for_lines(hidden, [&](long f, long count) {
-            project(f, count);
-            if (call.gated) project(hidden + f, count);
+            project(call.gate(f), count);
+            if (call.gated) project(call.gate(f) + (call.interleaved ? count : hidden), count);
             for (long p = 0; last && p < panels; ++p)
-                activations[call.activation].forward(count, h.row(p, f), call.gated ? h.row(p, hidden + f) : nullptr, w[p],
-                                                     weighted.row(p, f));
+                call.act().forward(count, call.rows_of(h, p, f), w[p], call.clamp(), weighted.row(p, f));
         });
     });
     const float* down_bias = call.down_bias ? call.down_bias + block.expert * dim : nullptr;

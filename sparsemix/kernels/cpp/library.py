@@ -39,7 +39,7 @@ def library() -> Library:
     except subprocess.CalledProcessError as error:
         lines = error.stderr.strip().splitlines() or [f"exit status {error.returncode}"]
         return Library(None, f"what the C++ compiler says: {lines[0]}")
-    except (OSError, AttributeError) as error:
+    except (OSError, RuntimeError, AttributeError) as error:  # RuntimeError: nobody's home
         return Library(None, f"the compiled library: {error}")
 
 
@@ -95,4 +95,4 @@ def compiled(compiler: str, folder: Path, flags: tuple[str, ...] = FLAGS) -> Pat
 
 
 def _run(command: list[str]) -> str:
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return subprocess.run(command, check=True, capture_output=True, text=True, errors="replace").stdout

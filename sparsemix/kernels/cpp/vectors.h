@@ -19,9 +19,12 @@ constexpr int R = 8;   // rows of a tile: R x 2 vectors of sums must leave regis
 #elif defined(__AVX__)
 constexpr int W = 8;
 constexpr int R = 4;
+#elif defined(__SSE__)
+constexpr int W = 4;
+constexpr int R = 4;
 #else
 constexpr int W = 4;
-constexpr int R = 8;
+constexpr int R = 8;  // 32 registers, as of ARM
 #endif
 
 typedef float Vec __attribute__((vector_size(4 * W)));

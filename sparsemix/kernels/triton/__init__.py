@@ -7,13 +7,12 @@ import importlib.util
 import torch
 from torch import Tensor
 
-from sparsemix.kernels.activations import Activation, Gated, Plain
 from sparsemix.kernels.weights import ExpertWeights
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def refuses(x_TD: Tensor, weights: ExpertWeights, activation: Activation) -> str:
+def refuses(x_TD: Tensor, weights: ExpertWeights) -> str:
     """Why `sparsemix.kernels.triton.backend` cannot serve these tensors; empty if it can.
 
     Imports Triton only where it is installed and about to be used; on a CPU its interpreter has to be on, which is
@@ -26,8 +25,6 @@ def refuses(x_TD: Tensor, weights: ExpertWeights, activation: Activation) -> str
     for tensor in weights:
         if tensor is not None and tensor.dtype != x_TD.dtype:
             return f"weights of {tensor.dtype} with tokens of {x_TD.dtype}"
-    if not isinstance(activation, Plain | Gated):
-        return f"the activation {activation}"
     return _place_refuses(x_TD.device, x_TD.dtype)
 
 

@@ -2,15 +2,42 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import triton
 import triton.language as tl
 
+from sparsemix.kernels.activations import Activation, ClampedGated, Gated, Plain
+
+
+def constants(activation: Activation, hidden: int) -> dict[str, Any]:
+    """What kernels are compiled for. Column f STEP of h is the gate's f-th, UP further is its up column; 0: no gate."""
+    name, limit, alpha = "clamped", 0.0, 0.0
+    if isinstance(activation, ClampedGated):
+        limit, alpha = activation.limit, activation.alpha
+    else:
+        assert isinstance(activation, Plain | Gated), "there are no others"
+        name = activation.name
+    step, up = (2, 1) if activation.interleaved else (1, hidden if activation.width == 2 else 0)
+    return {"STEP": step, "UP": up, "NAME": name, "LIMIT": limit, "ALPHA": alpha}
+
 
 @triton.jit
-def pointwise(x, NAME: tl.constexpr):
-    """The activation of x."""
-    value, _ = pointwise_and_slope(x, NAME)  # the compiler drops the slope
-    return value
+def gated_and_slopes(gate, up, NAME: tl.constexpr, LIMIT: tl.constexpr, ALPHA: tl.constexpr):
+    """(value, derivative by gate, derivative by up)."""
+    if NAME == "clamped":
+        gate_inside = tl.where(gate <= LIMIT, 1.0, 0.0)
+        up_inside = tl.where((up <= LIMIT) & (up >= -LIMIT), 1.0, 0.0)
+        gate = tl.where(gate > LIMIT, LIMIT, gate)
+        up = tl.where(up > LIMIT, LIMIT, tl.where(up < -LIMIT, -LIMIT, up)) + 1
+        s = tl.sigmoid(ALPHA * gate)
+        act = gate * s
+        slope = (s + ALPHA * act * (1 - s)) * gate_inside
+        by_up = act * up_inside
+    else:
+        act, slope = pointwise_and_slope(gate, NAME)
+        by_up = act
+    return act * up, slope * up, by_up
 
 
 @triton.jit
@@ -38,6 +65,9 @@ def pointwise_and_slope(x, NAME: tl.constexpr):
     elif NAME == "sigmoid":
         value = tl.sigmoid(x)
         slope = value * (1 - value)
+    elif NAME == "cubic":
+        value = x * x * x
+        slope = 3 * x * x
     else:
         tl.static_assert(NAME == "identity", "an activation that this file does not know")
         value = x

@@ -7,8 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sparsemix.kernels.activations import Gated, Plain
-from sparsemix.kernels.triton.activations import pointwise_and_slope
+from sparsemix.kernels.activations import Activation
+from sparsemix.kernels.triton.activations import constants, gated_and_slopes, pointwise_and_slope
 from sparsemix.kernels.triton.schedule import Tiles, place_in_group, rows_of
 from sparsemix.kernels.triton.tile import dot_rows, weight_ptrs
 from sparsemix.kernels.triton.tuning import EPILOGUE, PART, dot_precision, tuned
@@ -20,7 +20,7 @@ def hidden_gradient(
     token_N: Tensor,
     weight_N: Tensor,
     down_EDF: Tensor,
-    activation: Plain | Gated,
+    activation: Activation,
     tiles: Tiles,
     *,
     dh: bool,
@@ -63,16 +63,15 @@ def hidden_gradient(
         stride_d,
         D=dim,
         F=hidden,
-        GATED=activation.width == 2,
-        NAME=activation.name,
         PART=PART,
         PRECISION=dot_precision(),
         BLOCK_M=tiles.block_rows,
+        **constants(activation, hidden),
     )
     return dh_NG, wa_NF, dot_parts
 
 
-@tuned(EPILOGUE, key=["D", "F", "GATED", "num_experts", "stride_d", "BLOCK_M", "PRECISION"])
+@tuned(EPILOGUE, key=["D", "F", "STEP", "UP", "num_experts", "stride_d", "BLOCK_M", "PRECISION"])
 @triton.jit
 def _hidden_gradient_kernel(
     dy_ptr,
@@ -94,8 +93,11 @@ def _hidden_gradient_kernel(
     stride_d,
     D: tl.constexpr,
     F: tl.constexpr,
-    GATED: tl.constexpr,
+    STEP: tl.constexpr,
+    UP: tl.constexpr,
     NAME: tl.constexpr,
+    LIMIT: tl.constexpr,
+    ALPHA: tl.constexpr,
     PART: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -121,21 +123,22 @@ def _hidden_gradient_kernel(
     # What follows needs several registers a number: by halves, so that wide tiles need not spill.
     PARTS: tl.constexpr = BLOCK_N // PART
     part = tile * PARTS
+    places = (w, rows, live, num_rows, h_ptr, dh_ptr, wa_ptr, dots_ptr)
     if PARTS == 1:
-        _finish(dwa, w, part, rows, live, num_rows, h_ptr, dh_ptr, wa_ptr, dots_ptr, F, GATED, NAME, PART)
+        _finish(dwa, part, *places, F, PART, STEP, UP, NAME, LIMIT, ALPHA)
     else:
         tl.static_assert(PARTS == 2)
         left, right = tl.split(dwa.reshape(BLOCK_M, 2, PART).permute(0, 2, 1))
-        _finish(left, w, part, rows, live, num_rows, h_ptr, dh_ptr, wa_ptr, dots_ptr, F, GATED, NAME, PART)
+        _finish(left, part, *places, F, PART, STEP, UP, NAME, LIMIT, ALPHA)
         if (part + 1) * PART < F:
-            _finish(right, w, part + 1, rows, live, num_rows, h_ptr, dh_ptr, wa_ptr, dots_ptr, F, GATED, NAME, PART)
+            _finish(right, part + 1, *places, F, PART, STEP, UP, NAME, LIMIT, ALPHA)
 
 
 @triton.jit
 def _finish(
     dwa,
-    w,
     part,
+    w,
     rows,
     live,
     num_rows,
@@ -144,24 +147,28 @@ def _finish(
     wa_ptr,
     dots_ptr,
     F: tl.constexpr,
-    GATED: tl.constexpr,
-    NAME: tl.constexpr,
     PART: tl.constexpr,
+    STEP: tl.constexpr,
+    UP: tl.constexpr,
+    NAME: tl.constexpr,
+    LIMIT: tl.constexpr,
+    ALPHA: tl.constexpr,
 ):
     """From dwa on PART columns, all that is made of it."""
     f = part * PART + tl.arange(0, PART)
     f_ok = (f < F)[None, :]
     store = live[:, None] & f_ok
-    G: tl.constexpr = 2 * F if GATED else F
-    h_at = rows[:, None] * G + f[None, :]
-    a, slope = pointwise_and_slope(tl.load(h_ptr + h_at, mask=f_ok, other=0.0).to(tl.float32), NAME)
+    G: tl.constexpr = 2 * F if UP else F
+    h_at = rows[:, None] * G + f[None, :] * STEP
+    h = tl.load(h_ptr + h_at, mask=f_ok, other=0.0).to(tl.float32)
     da = w * dwa
-    if GATED:
-        up = tl.load(h_ptr + h_at + F, mask=f_ok, other=0.0).to(tl.float32)
+    if UP:
+        up = tl.load(h_ptr + h_at + UP, mask=f_ok, other=0.0).to(tl.float32)
+        a, slope, by_up = gated_and_slopes(h, up, NAME, LIMIT, ALPHA)
         if dh_ptr is not None:
-            tl.store(dh_ptr + h_at + F, (da * a).to(dh_ptr.dtype.element_ty), mask=store)
-        da *= up
-        a *= up
+            tl.store(dh_ptr + h_at + UP, (da * by_up).to(dh_ptr.dtype.element_ty), mask=store)
+    else:
+        a, slope = pointwise_and_slope(h, NAME)
     if dh_ptr is not None:
         tl.store(dh_ptr + h_at, (da * slope).to(dh_ptr.dtype.element_ty), mask=store)
     if wa_ptr is not None:

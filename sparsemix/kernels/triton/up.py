@@ -6,8 +6,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sparsemix.kernels.activations import Gated, Plain
-from sparsemix.kernels.triton.activations import pointwise
+from sparsemix.kernels.activations import Activation
+from sparsemix.kernels.triton.activations import constants, gated_and_slopes, pointwise_and_slope
 from sparsemix.kernels.triton.schedule import Tiles, place_in_group, rows_of
 from sparsemix.kernels.triton.tile import dot_rows, dot_rows_pair, weight_ptrs
 from sparsemix.kernels.triton.tuning import PAIR, SINGLE, dot_precision, tuned
@@ -19,15 +19,14 @@ def up_projection(
     weight_N: Tensor,
     up_EGD: Tensor,
     up_bias_EG: Tensor | None,
-    activation: Plain | Gated,
+    activation: Activation,
     tiles: Tiles,
 ) -> tuple[Tensor, Tensor]:
     """(h_NG, wa_NF): h_n = W_up x_t + b_up, and w_n act(h_n) of h as it was rounded; dead rows are not written."""
     num_rows, (_, wide, dim) = len(token_N), up_EGD.shape
     hidden = wide // activation.width
     h_NG, wa_NF = x_TD.new_empty(num_rows, wide), x_TD.new_empty(num_rows, hidden)
-    gated = activation.width == 2
-    kernel = _gated_up if gated else _plain_up
+    kernel = _gated_up if activation.width == 2 else _plain_up
     kernel[lambda meta: (tiles.num_slots * triton.cdiv(hidden, meta["BLOCK_N"]),)](
         x_TD,
         token_N,
@@ -44,10 +43,9 @@ def up_projection(
         *up_EGD.stride(),
         D=dim,
         F=hidden,
-        GATED=gated,
-        NAME=activation.name,
         PRECISION=dot_precision(),
         BLOCK_M=tiles.block_rows,
+        **constants(activation, hidden),
     )
     return h_NG, wa_NF
 
@@ -71,8 +69,11 @@ def _up_kernel(
     stride_d,
     D: tl.constexpr,
     F: tl.constexpr,
-    GATED: tl.constexpr,
+    STEP: tl.constexpr,
+    UP: tl.constexpr,
     NAME: tl.constexpr,
+    LIMIT: tl.constexpr,
+    ALPHA: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -87,20 +88,21 @@ def _up_kernel(
     rows, live = rows_of(slot, expert, row_ptr, bounds_ptr, BLOCK_M)
     f = tile * BLOCK_N + tl.arange(0, BLOCK_N)
     EVEN: tl.constexpr = F % BLOCK_N == 0
-    G: tl.constexpr = 2 * F if GATED else F
+    G: tl.constexpr = 2 * F if UP else F
+    g = f * STEP
     depth = tl.arange(0, BLOCK_K)
     x_ptrs = x_ptr + tl.load(token_ptr + rows)[:, None] * D + depth[None, :]
-    w_ptrs = weight_ptrs(up_ptr, expert, depth, f, stride_e, stride_g, stride_d)
+    w_ptrs = weight_ptrs(up_ptr, expert, depth, g, stride_e, stride_g, stride_d)
     store = live[:, None] & (f < F)[None, :]
-    if GATED:
-        v_ptrs = weight_ptrs(up_ptr, expert, depth, F + f, stride_e, stride_g, stride_d)
+    if UP:
+        v_ptrs = weight_ptrs(up_ptr, expert, depth, g + UP, stride_e, stride_g, stride_d)
         gate, up = dot_rows_pair(x_ptrs, w_ptrs, v_ptrs, stride_d, f < F, D, EVEN, PRECISION, BLOCK_M, BLOCK_N, BLOCK_K)
-        gate = _store_h(gate, h_ptr, bias_ptr, expert, rows, f, f < F, store, G)
-        up = _store_h(up, h_ptr, bias_ptr, expert, rows, F + f, f < F, store, G)
-        a = pointwise(gate, NAME) * up
+        gate = _store_h(gate, h_ptr, bias_ptr, expert, rows, g, f < F, store, G)
+        up = _store_h(up, h_ptr, bias_ptr, expert, rows, g + UP, f < F, store, G)
+        a, _, _ = gated_and_slopes(gate, up, NAME, LIMIT, ALPHA)  # the compiler drops the slopes
     else:
         h = dot_rows(x_ptrs, w_ptrs, stride_d, f < F, D, EVEN, PRECISION, BLOCK_M, BLOCK_N, BLOCK_K)
-        a = pointwise(_store_h(h, h_ptr, bias_ptr, expert, rows, f, f < F, store, G), NAME)
+        a, _ = pointwise_and_slope(_store_h(h, h_ptr, bias_ptr, expert, rows, g, f < F, store, G), NAME)
     wa = a * tl.load(weight_ptr + rows).to(tl.float32)[:, None]
     tl.store(wa_ptr + rows[:, None] * F + f[None, :], wa.to(wa_ptr.dtype.element_ty), mask=store)
 
@@ -115,6 +117,6 @@ def _store_h(h, h_ptr, bias_ptr, expert, rows, column, column_ok, store, G: tl.c
     return h.to(tl.float32)
 
 
-_KEY = ["D", "F", "num_experts", "stride_d", "BLOCK_M", "PRECISION"]
+_KEY = ["D", "F", "num_experts", "stride_d", "STEP", "BLOCK_M", "PRECISION"]
 _plain_up = tuned(SINGLE, _KEY)(_up_kernel)
 _gated_up = tuned(PAIR, _KEY)(_up_kernel)

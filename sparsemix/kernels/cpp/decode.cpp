@@ -1,4 +1,4 @@
-// One token, as in generation: every weight is read once, and memory is what takes the time.
+// What generation is made of: every weight is read once, and memory is what takes the time.
 #include <cmath>
 
 #include "experts.h"
@@ -41,34 +41,34 @@ EXPORT void sparsemix_rms_norm(const float* x, const float* weight, float* y, in
 // thread reads a stretch of one matrix after the other, as memory likes it.
 EXPORT void sparsemix_one_token(const sparsemix::Call* call, const int64_t* expert) {
     using namespace sparsemix;
-    long dim = call->dim, hidden = call->hidden, padded = lanes(hidden), parts = call->gated ? 2 : 1;
-    float* h = workspace((parts + 1) * padded * call->k);  // gate, up and weighted activation of each expert
-    std::fill_n(h, (parts + 1) * padded * call->k, 0.0f);
+    long k = call->k, dim = call->dim, hidden = call->hidden, padded = lanes(hidden), halves = call->gated ? 2 : 1;
+    float* h = workspace((halves + 1) * padded * k);  // gate and up of each expert; then what goes down
+    float* weighted = h + halves * padded * k;
+    std::fill_n(h, halves * padded * k, 0.0f);
 #pragma omp parallel num_threads(call->threads)
     {
 #pragma omp for schedule(static)
-        for (long i = 0; i < call->k * parts * hidden; ++i) {
-            long part = i / hidden, f = i % hidden, e = expert[part / parts], row = part % parts * hidden + f;
+        for (long i = 0; i < k * halves * hidden; ++i) {
+            long half = i / hidden, f = i % hidden, e = expert[half / halves];
+            long row = call->gate(f) + half % halves * call->to_up();
             float sum = dot(call->up.at + e * call->up.expert + row * call->up.row, call->x, dim);
-            h[(part / parts * (parts + 1) + part % parts) * padded + f] =
-                sum + (call->up_bias ? call->up_bias[e * call->width() + row] : 0);
+            h[half * padded + f] = sum + (call->up_bias ? call->up_bias[e * call->width() + row] : 0);
         }
 #pragma omp for schedule(static)
-        for (long i = 0; i < call->k * padded; i += W) {
-            float* gate = h + i / padded * (parts + 1) * padded + i % padded;
-            activations[call->activation].forward(1, gate, call->gated ? gate + padded : nullptr,
-                                                  all(call->weight[i / padded]), gate + parts * padded);
+        for (long i = 0; i < k * padded; i += W) {
+            float* gate = h + i / padded * halves * padded + i % padded;
+            call->act().forward(1, {gate, call->gated ? gate + padded : nullptr, 0}, all(call->weight[i / padded]),
+                                call->clamp(), weighted + i);
         }
-        for (long j = 0; j < call->k; ++j) {
+        for (long j = 0; j < k; ++j) {
             long e = expert[j];
 #pragma omp for schedule(static) nowait
             for (long d = 0; d < dim; ++d) {
-                float sum = dot(call->down.at + e * call->down.expert + d * call->down.row,
-                                h + (j * (parts + 1) + parts) * padded, hidden);
+                float sum = dot(call->down.at + e * call->down.expert + d * call->down.row, weighted + j * padded, hidden);
                 if (call->down_bias) sum += call->weight[j] * call->down_bias[e * dim + d];
                 call->y[d] = j ? call->y[d] + sum : sum;
             }
         }
     }
-    if (!call->k) std::fill_n(call->y, dim, 0.0f);
+    if (!k) std::fill_n(call->y, dim, 0.0f);
 }
