@@ -183,16 +183,6 @@ def everything(num_tokens: int, valid_T: torch.Tensor | None = None) -> TokenInf
     )
 
 
-def lively(config, seed: int = 0):
-    """A router in float64 whose matrices are of size 1, as it is in training."""
-    router = config.build(DIM, NUM_EXPERTS).double()
-    with torch.no_grad():
-        for i, parameter in enumerate(router.parameters()):
-            if parameter.ndim > 1:
-                parameter.copy_(numbers(seed + i, *parameter.shape))
-    return router
-
-
 def route(router, x_TD: torch.Tensor, valid_T: torch.Tensor | None = None) -> Routing:
     """What it makes of these tokens, given all it may want, its noise always the same."""
     torch.manual_seed(0)
