@@ -14,8 +14,8 @@ from sparsemix.config import config
 from sparsemix.routers.base import Stateless, wide_dtype
 from sparsemix.routers.capacity import CapacityConfig, keeps_causality
 from sparsemix.routers.linear import LinearRouter
-from sparsemix.routers.score import linear_scores, softmax_among
-from sparsemix.routers.select import best, check_k, check_not_constant, keep, token_choice
+from sparsemix.routers.score import check_not_constant, linear_scores, softmax_among
+from sparsemix.routers.select import best, check_k, keep, token_choice
 from sparsemix.routing import Routing, TokenInfo
 
 
@@ -43,7 +43,8 @@ class MoEPPRouterConfig:
 
     @model_validator(mode="after")
     def _router_gets_gradient(self) -> MoEPPRouterConfig:
-        check_not_constant("k", self.k, self.normalize)
+        seen, remedy = "k=1 with normalize=True", "use normalize=False, or k >= 2"
+        check_not_constant(self.k == 1 and self.normalize, "k", seen, remedy)
         return self
 
     @property

@@ -55,7 +55,7 @@ EVERY_ROUTER = {
     "V-MoE": VMoERouterConfig(k=2, capacity=CapacityConfig(factor=0.6, priority="token")),
     "V-MoE, dropless": VMoERouterConfig(k=2, capacity=None),
     "dense": DenseRouterConfig(),
-    "dense, totals": DenseRouterConfig(hidden=5, margin=1.0),
+    "dense, totals": DenseRouterConfig(hidden=16, margin=1.0),
 }
 """Settings of every kind of router for 8 experts; each is put through what all routers must do."""
 
@@ -181,16 +181,6 @@ def everything(num_tokens: int, valid_T: torch.Tensor | None = None) -> TokenInf
         position_T=number_T - (num_tokens + 1) // 2 * sequence_T,
         modality_T=number_T % 2,
     )
-
-
-def lively(config, seed: int = 0):
-    """A router in float64 whose matrices are of size 1, as it is in training."""
-    router = config.build(DIM, NUM_EXPERTS).double()
-    with torch.no_grad():
-        for i, parameter in enumerate(router.parameters()):
-            if parameter.ndim > 1:
-                parameter.copy_(numbers(seed + i, *parameter.shape))
-    return router
 
 
 def route(router, x_TD: torch.Tensor, valid_T: torch.Tensor | None = None) -> Routing:
