@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sparsemix.checks import check
 from sparsemix.kernels import linear
 from sparsemix.routers.base import wide_dtype
 
@@ -42,6 +43,17 @@ def gate_scores(gate: Gate, logits_TE: Tensor) -> Tensor:
             return torch.sigmoid(logits_TE)
 
 
+def check_gradient(k: int, gate: Gate, normalize: bool) -> None:
+    """Raise `ValueError` where the weight of a token's only expert is always 1, which gives the router no gradient."""
+    check(
+        k > 1 or not (gate == "topk_softmax" or normalize),
+        "k",
+        "one expert whose weight is normalised to 1 gives the router no gradient",
+        f"k=1 with gate={gate}, normalize={normalize}",
+        "use gate='softmax_topk' or 'sigmoid' with normalize=False, or k >= 2",
+    )
+
+
 def gate_weights(gate: Gate, scores_TK: Tensor, normalize: bool) -> Tensor:
     """The combine weights of the chosen experts from their scores."""
     if gate == "topk_softmax":
@@ -52,6 +64,15 @@ def gate_weights(gate: Gate, scores_TK: Tensor, normalize: bool) -> Tensor:
 def over_sum(weight_TK: Tensor) -> Tensor:
     """Weights that sum to 1 for each token; 0 where all are 0."""
     return weight_TK / (weight_TK.sum(-1, keepdim=True) + 1e-20)
+
+
+def softmax_among(logits_TK: Tensor, counted_TK: Tensor) -> Tensor:
+    """Softmax over the entries that count, bool (T, K); 0 for the others, and for a token none of whose entries does.
+
+    Rather than a softmax over all divided by its sum over these, which is 0 / 0 where all of these underflow.
+    """
+    left_out_TK = ~counted_TK & counted_TK.any(-1, keepdim=True)
+    return logits_TK.masked_fill(left_out_TK, -torch.inf).softmax(-1).masked_fill(~counted_TK, 0)
 
 
 def jitter(x_TD: Tensor, epsilon: float) -> Tensor:

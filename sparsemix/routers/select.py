@@ -65,6 +65,11 @@ def ragged_choice(chosen_TE: Tensor, weight_TE: Tensor, info: TokenInfo | None, 
     )
 
 
+def keep(routing: Routing, keep_N: Tensor) -> Routing:
+    """The routing with all other edges not live: choices still, but nobody computes them."""
+    return routing._replace(live_N=keep_N if routing.live_N is None else routing.live_N & keep_N)
+
+
 def selection_probability(clean_TE: Tensor, noisy_TE: Tensor, scale_TE: Tensor, k: int) -> Tensor:
     """P(t, i) = Phi((clean_i - kth largest of the others' noisy logits) / scale_i): chance that i is in the top k.
 

@@ -12,7 +12,7 @@ from sparsemix.checks import check
 from sparsemix.config import config
 from sparsemix.routers.capacity import CapacityConfig, keeps_causality
 from sparsemix.routers.linear import LinearRouter
-from sparsemix.routers.score import Gate, gate_distribution, gate_scores, gate_weights
+from sparsemix.routers.score import Gate, check_gradient, gate_distribution, gate_scores, gate_weights
 from sparsemix.routers.select import best, check_k, token_choice
 from sparsemix.routers.selection_bias import SelectionBiasConfig
 from sparsemix.routing import Routing, TokenInfo
@@ -38,14 +38,7 @@ class TopKRouterConfig:
 
     @model_validator(mode="after")
     def _router_gets_gradient(self) -> TopKRouterConfig:
-        constant = self.gate == "topk_softmax" or self.normalize
-        check(
-            self.k > 1 or not constant,
-            "k",
-            "one expert whose weight is normalised to 1 gives the router no gradient",
-            f"k=1 with gate={self.gate}, normalize={self.normalize}",
-            "use gate='softmax_topk' or 'sigmoid' with normalize=False, or k >= 2",
-        )
+        check_gradient(self.k, self.gate, self.normalize)
         return self
 
     @model_validator(mode="after")
