@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field
 from torch import Tensor
@@ -11,12 +11,10 @@ from sparsemix.balance import Loss
 from sparsemix.checks import check
 from sparsemix.config import config
 from sparsemix.routers.base import Stateless
-from sparsemix.routers.groups import by_group, fair_share, in_groups, runs, taken, whole_batch
+from sparsemix.routers.groups import by_group, cut, fair_share, in_groups, taken, whole_batch
 from sparsemix.routers.linear import LinearRouter
 from sparsemix.routers.select import ragged_choice
 from sparsemix.routing import Routing, TokenInfo, needed
-
-Among = Literal["batch", "sequence"] | Annotated[int, Field(ge=1)]
 
 
 @config
@@ -34,8 +32,10 @@ class ExpertChoiceRouterConfig:
     type: Literal["expert_choice"] = "expert_choice"
     capacity_factor: float = Field(2.0, gt=0)
     """c, the experts of a token on average."""
-    among: Among = "batch"
-    """What an expert takes its share of: the batch, each sequence, or so many consecutive tokens at a time."""
+    among: Literal["batch", "sequence"] = "batch"
+    """What an expert takes its share of: the whole batch, or each sequence."""
+    group_size: int | None = Field(None, ge=1)
+    """Consecutive tokens of that which an expert takes a share of for themselves; none: all."""
     token_softmax: TokenSoftmaxConfig | None = None
     """A softmax over tokens; none: over experts, as in the paper."""
 
@@ -81,7 +81,7 @@ class ExpertChoiceRouter(Stateless, LinearRouter):
     def forward(self, x_TD: Tensor, info: TokenInfo | None = None, previous: Routing | None = None) -> Routing:
         """An edge for each token that an expert takes, by token."""
         logits_TE = self.logits(x_TD)
-        grid_GS = _groups(self.config.among, x_TD, info)
+        grid_GS = _groups(self.config, x_TD, info)
         room_G1 = fair_share(grid_GS, len(x_TD), self.config.capacity_factor, self.num_experts)
         if self.config.token_softmax is not None:
             return _over_tokens(logits_TE, grid_GS, room_G1, self.config.token_softmax.uniformity_weight, info)
@@ -90,14 +90,12 @@ class ExpertChoiceRouter(Stateless, LinearRouter):
         return ragged_choice(chosen_TE, probs_TE, info, logits_TE=logits_TE, probs_TE=probs_TE)
 
 
-def _groups(among: Among, x_TD: Tensor, info: TokenInfo | None) -> Tensor:
+def _groups(config: ExpertChoiceRouterConfig, x_TD: Tensor, info: TokenInfo | None) -> Tensor:
     """The valid tokens by group, (G, S); T where a group has no more."""
-    batch_1S = whole_batch(x_TD, info)
-    if among == "batch":
-        return batch_1S
-    if among == "sequence":
-        return by_group(needed(info, "sequence_T", "expert choice among a sequence's tokens"), batch_1S)
-    return runs(batch_1S, among, len(x_TD))
+    grid_GS = whole_batch(x_TD, info)
+    if config.among == "sequence":
+        grid_GS = by_group(needed(info, "sequence_T", "expert choice among a sequence's tokens"), grid_GS)
+    return grid_GS if config.group_size is None else cut(grid_GS, config.group_size, len(x_TD))
 
 
 def _over_tokens(

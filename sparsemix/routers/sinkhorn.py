@@ -72,17 +72,19 @@ class SinkhornRouter(Stateless, LinearRouter):
         """K edges a token."""
         gate = "sigmoid" if self.config.k == 1 else "softmax_topk"
         logits_TE = self.logits(x_TD)
-        expert_TK = best(logits_TE + self._log_factor(logits_TE, info) if self.training else logits_TE, self.config.k)
+        wanted_TE = logits_TE
+        if self.training:
+            valid_T = valid_tokens(info, len(x_TD))
+            wanted_TE = logits_TE + self._log_factor(logits_TE if valid_T is None else logits_TE[valid_T])
+        expert_TK = best(wanted_TE, self.config.k)
         weight_TK = gate_scores(gate, logits_TE).gather(-1, expert_TK)
         probs_TE = gate_distribution(gate, logits_TE)
         return token_choice(expert_TK, weight_TK, info, logits_TE=logits_TE, probs_TE=probs_TE)
 
     @torch.no_grad()
-    def _log_factor(self, logits_TE: Tensor, info: TokenInfo | None) -> Tensor:
+    def _log_factor(self, logits_TE: Tensor) -> Tensor:
         """log d1, (E,)."""
-        valid_T = valid_tokens(info, len(logits_TE))
-        logits_TE = logits_TE if valid_T is None else logits_TE[valid_T]
-        factor_E = torch.zeros_like(logits_TE[:1]).sum(0)
+        factor_E = logits_TE.new_zeros(self.num_experts)
         for _ in range(self.config.max_rounds if len(logits_TE) else 0):
             before_E, factor_E = factor_E, evened(logits_TE, factor_E)
             if (factor_E - before_E).abs().mean() < self.config.tolerance:
