@@ -5,11 +5,15 @@ from cases import gradients, numbers, same
 
 from sparsemix import Routing, TokenInfo, TopKRouter, TopKRouterConfig
 from sparsemix.routers import (
+    BASERouterConfig,
+    BatchwiseRouterConfig,
     CapacityConfig,
     CosineRouterConfig,
     DenseRouterConfig,
+    ExpertChoiceRouterConfig,
     GroupLimitedRouterConfig,
     GShardRouterConfig,
+    HashRouterConfig,
     HierarchicalRouterConfig,
     LIMoERouterConfig,
     MoEPPRouterConfig,
@@ -18,7 +22,10 @@ from sparsemix.routers import (
     NullRouterConfig,
     ReLURouterConfig,
     SelectionBiasConfig,
+    SinkhornRouterConfig,
     SwitchRouterConfig,
+    TokenRoundingRouterConfig,
+    TokenSoftmaxConfig,
     TopPRouterConfig,
     VMoERouterConfig,
 )
@@ -54,6 +61,15 @@ EVERY_ROUTER = {
     ),
     "V-MoE": VMoERouterConfig(k=2, capacity=CapacityConfig(factor=0.6, priority="token")),
     "V-MoE, dropless": VMoERouterConfig(k=2, capacity=None),
+    "expert choice": ExpertChoiceRouterConfig(capacity_factor=1.5),
+    "expert choice, by sequence": ExpertChoiceRouterConfig(among="sequence"),
+    "expert choice, softmax of tokens": ExpertChoiceRouterConfig(token_softmax=TokenSoftmaxConfig()),
+    "BASE": BASERouterConfig(),
+    "Sinkhorn": SinkhornRouterConfig(),
+    "Sinkhorn, two": SinkhornRouterConfig(k=2),
+    "batchwise": BatchwiseRouterConfig(k=2),
+    "hash": HashRouterConfig(vocab_size=50, k=2),
+    "token rounding": TokenRoundingRouterConfig(k=2, tile=4),
     "dense": DenseRouterConfig(),
     "dense, totals": DenseRouterConfig(hidden=16, margin=1.0),
 }
