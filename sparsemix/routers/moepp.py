@@ -94,8 +94,8 @@ class MoEPPRouter(Stateless, LinearRouter):
 
     def __init__(self, config: MoEPPRouterConfig, dim: int, num_experts: int) -> None:
         check_k(config.k, num_experts)
-        rule, remedy = f"must leave an FFN among {num_experts}", "lower num_zero, num_copy, num_constant or add experts"
-        check(config.num_cheap < num_experts, "experts that are no FFNs", rule, config.num_cheap, remedy)
+        rule, remedy = f"must leave an FFN among {num_experts}", "lower one of them or add experts"
+        check(config.num_cheap < num_experts, "num_zero + num_copy + num_constant", rule, config.num_cheap, remedy)
         super().__init__(dim, num_experts)
         self.config, self.causal = config, config.causal
         self.residual_EE = nn.Parameter(torch.empty(num_experts, num_experts, dtype=wide_dtype()))
