@@ -261,16 +261,18 @@ def test_weights_that_do_not_go_together_are_refused(field, axis):
 def test_an_expert_that_is_not_there_is_refused():
     x_1D, _, weights = tensors((1, 8, 6, 4, 1), "gated")
     for expert in (-1, 4):
-        with pytest.raises(ValueError, match=f"^expert_K: must be int64 from 0 to 3, got torch.int64 from {expert} to"):
+        with pytest.raises(ValueError, match=rf"^expert_K: must be in 0\.\.3, got \[{expert}\]$"):
             cpp.one_token(x_1D, torch.tensor([expert]), torch.ones(1), weights, Gated("silu"))
 
 
 def test_a_row_or_a_norm_of_another_length_is_refused():
-    with pytest.raises(ValueError, match=r"^x_1D: must be of shape \(1, 3\), to go with w_FD, got \(1, 2\)$"):
+    with pytest.raises(
+        ValueError, match=r"^x_1D: must be one row, as long as those of w_FD, got torch.Size\(\[1, 2\]\)$"
+    ):
         cpp.one_row(torch.ones(1, 2), torch.ones(5, 3))
-    with pytest.raises(ValueError, match=r"^bias_F: must be of shape \(5,\), to go with w_FD, got \(1,\)$"):
+    with pytest.raises(ValueError, match=r"^bias_F: must be as long as w_FD has rows, got torch.Size\(\[1\]\)$"):
         cpp.one_row(torch.ones(1, 3), torch.ones(5, 3), torch.ones(1))
-    with pytest.raises(ValueError, match=r"^weight_D: must be of shape \(3,\), to go with x, got \(4,\)$"):
+    with pytest.raises(ValueError, match=r"^weight_D: must be as long as the last axis of x, got torch.Size\(\[4\]\)$"):
         cpp.rms_norm(torch.ones(2, 3), torch.ones(4), 1e-6)
 
 
