@@ -41,6 +41,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time a name is loaded
         TopKRouterConfig,
     )
     from sparsemix.routing import Dispatch, Routing, TokenInfo, load, sort_by_expert
+    from sparsemix.soft import SoftMoE, SoftMoEConfig, SoftRouting
 
 __all__ = [
     "CapacityConfig",
@@ -61,6 +62,9 @@ __all__ = [
     "Routing",
     "SelectionBiasConfig",
     "SequenceLoss",
+    "SoftMoE",
+    "SoftMoEConfig",
+    "SoftRouting",
     "SwitchLoss",
     "SwitchRouterConfig",
     "TokenInfo",
@@ -114,6 +118,7 @@ _HOMES = {
         "TopKRouterConfig",
     ),
     "routing": ("Dispatch", "Routing", "TokenInfo", "load", "sort_by_expert"),
+    "soft": ("SoftMoE", "SoftMoEConfig", "SoftRouting"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -160,6 +160,7 @@ def needed(info: TokenInfo | None, name: str, who: str) -> Tensor:
     """
     value = None if info is None else getattr(info, name)
     check(value is not None, f"info.{name}", f"is needed by {who}", "None", f"pass info=TokenInfo({name}=...)")
+    assert value is not None
     return value
 
 
@@ -178,8 +179,8 @@ def concat(routings: Sequence[Routing], num_tokens: Sequence[int]) -> Routing:
         num_tokens: T of each.
 
     Returns:
-        Edges, rows of tokens and gradients as they were. Routings inside are joined likewise, the first of each
-        with the first, so that a loss sees each router once.
+        Edges, rows of tokens and gradients as they were; `loss` is the mean over all valid tokens. Routings inside
+        are joined likewise, the first of each with the first, so that a loss sees each router once.
 
     Raises:
         ValueError: a field that only some of the routings have.
@@ -196,6 +197,7 @@ def concat(routings: Sequence[Routing], num_tokens: Sequence[int]) -> Routing:
         load_TE=_joined("load_TE", [routing.load_TE for routing in routings]),
         edges_per_token=ks.pop() if len(ks) == 1 else None,
         info=_joined_info([routing.info for routing in routings], num_tokens),
+        loss=_mean_loss(routings, num_tokens),
         inner=tuple(concat(parts, [_count_tokens(part) for part in parts]) for parts in inner),
     )
 
@@ -214,6 +216,15 @@ def _joined(name: str, tensors: Sequence[Tensor | None]) -> Tensor | None:
     seen = f"{len(given)} of {len(tensors)}"
     check(len(given) in (0, len(tensors)), f"routings.{name}", "must be in all of them or in none", seen)
     return torch.cat(given) if given else None
+
+
+def _mean_loss(routings: Sequence[Routing], num_tokens: Sequence[int]) -> Tensor | None:
+    losses = _joined("loss", [None if routing.loss is None else routing.loss[None] for routing in routings])
+    if losses is None:
+        return None
+    valid = [num_valid_tokens(routing, size) for routing, size in zip(routings, num_tokens)]
+    weights = torch.stack([losses.new_tensor(n) if isinstance(n, int) else n.to(losses.dtype) for n in valid])
+    return (losses * weights).sum() / weights.sum().clamp(min=1)
 
 
 def _joined_masks(masks: Sequence[Tensor | None], sizes: Sequence[int]) -> Tensor | None:

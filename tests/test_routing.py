@@ -3,7 +3,7 @@
 import pytest
 import references
 import torch
-from cases import edge_lists, numbers
+from cases import edge_lists, numbers, same
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -157,6 +157,15 @@ def test_other_facts_about_tokens_are_joined_and_different_numbers_of_edges_make
     whole = concat([routed(0, 2, info=ids[0]), routed(1, 1, info=ids[1], edges_per_token=None)], [2, 1])
     assert whole.info.id_T.tolist() == [4, 5, 6]
     assert whole.info.valid_T is whole.edges_per_token is None
+
+
+def test_what_routers_ask_for_is_the_mean_over_all_valid_tokens():
+    losses, padded = numbers(0, 3).requires_grad_(), TokenInfo(valid_T=torch.tensor([True, False, False]))
+    parts = [routed(0, 2, loss=losses[0]), routed(1, 0, loss=losses[1]), routed(2, 3, loss=losses[2], info=padded)]
+    mean = concat(parts, [2, 0, 3]).loss
+    same(mean, (2 * losses[0] + losses[2]) / 3)
+    mean.backward()
+    same(losses.grad, torch.tensor([2 / 3, 0, 1 / 3], dtype=torch.float64))
 
 
 def test_routings_inside_are_joined_router_by_router():

@@ -77,7 +77,7 @@ class ClampedGLUExpertsConfig:
     @property
     def gating(self) -> Activation:
         """What becomes of the gate and the up projection."""
-        return ClampedGated(self.limit, self.alpha)
+        return ClampedGated(self.limit, self.alpha, interleaved=False)
 
     def build(self, dim: int, num_experts: int, out_dim: int | None = None) -> GLUExperts:
         """E experts over x of width `dim`; y has that width too, or `out_dim`."""

@@ -3,6 +3,7 @@
 from sparsemix.models.attention import AttentionConfig
 from sparsemix.models.cross_entropy import chunked_cross_entropy, token_losses
 from sparsemix.models.decoder import Decoder, DecoderConfig, DecoderOutput
+from sparsemix.models.depth import DepthConfig
 from sparsemix.models.init import InitConfig, initialize
 from sparsemix.models.primitives import evaluating
 from sparsemix.models.rotary import YarnConfig
@@ -12,6 +13,7 @@ __all__ = [
     "Decoder",
     "DecoderConfig",
     "DecoderOutput",
+    "DepthConfig",
     "InitConfig",
     "YarnConfig",
     "chunked_cross_entropy",

@@ -10,6 +10,39 @@ from torch import Tensor
 from sparsemix.checks import check
 
 
+class KeyMask:
+    """Which of the places so far hold a token that others may attend to, and not padding."""
+
+    def __init__(self, batch_size: int, max_length: int, device: torch.device) -> None:
+        self.valid_BS = torch.zeros(batch_size, max_length, dtype=torch.bool, device=device)
+        self.padded = False
+        self.length = 0
+
+    def extend(self, num_new: int, valid_BS: Tensor | None) -> None:
+        """Take note of `num_new` places more; None: all hold a token."""
+        end, room = self.length + num_new, self.valid_BS.shape[1]
+        check(
+            end <= room,
+            "cache",
+            f"holds {room} tokens",
+            end,
+            "make it longer: Decoder.new_cache(batch, max_length)",
+        )
+        self.valid_BS[:, self.length : end] = True if valid_BS is None else valid_BS
+        self.padded |= valid_BS is not None
+        self.length = end
+
+    @property
+    def count_B(self) -> Tensor:
+        """The tokens of each row, int64."""
+        return self.valid_BS[:, : self.length].sum(dim=1)
+
+    @property
+    def so_far_BS(self) -> Tensor | None:
+        """bool, False for padding; None where there is none."""
+        return self.valid_BS[:, : self.length] if self.padded else None
+
+
 class LayerCache:
     """Keys and values of one attention layer, allocated whole; places from `length` on are unused."""
 
@@ -17,6 +50,8 @@ class LayerCache:
         self.key_BHSA = key_BHSA
         self.value_BHSA = value_BHSA
         self.length = 0
+        self.own_mask: KeyMask | None = None
+        """Of a layer that only some of the tokens reach: its places are not those of other layers."""
 
     def append(self, key_BHSA: Tensor, value_BHSA: Tensor) -> tuple[Tensor, Tensor]:
         """Write the new keys and values behind the old ones; views of all so far."""
@@ -29,32 +64,14 @@ class LayerCache:
 class KVCache:
     """One `LayerCache` a layer, and which of the tokens so far are padding. Made by `Decoder.new_cache`."""
 
-    def __init__(self, layers: Sequence[LayerCache], valid_BS: Tensor) -> None:
+    def __init__(self, layers: Sequence[LayerCache], mask: KeyMask) -> None:
         self.layers = layers
-        self.valid_BS = valid_BS
-        self.padded = False
-        self.length = 0
-
-    def extend(self, num_new: int, valid_BS: Tensor | None) -> Tensor:
-        """Take note of `num_new` tokens; the number of valid tokens of each row before them, (B,)."""
-        end, room = self.length + num_new, self.valid_BS.shape[1]
-        check(
-            end <= room,
-            "cache",
-            f"holds {room} tokens",
-            end,
-            "make it longer: Decoder.new_cache(batch, max_length)",
-        )
-        before_B = self.valid_BS[:, : self.length].sum(dim=1)
-        self.valid_BS[:, self.length : end] = True if valid_BS is None else valid_BS
-        self.padded |= valid_BS is not None
-        self.length = end
-        return before_B
+        self.mask = mask
 
     @property
-    def key_valid_BS(self) -> Tensor | None:
-        """bool, False for padding among the tokens so far; None where there is none."""
-        return self.valid_BS[:, : self.length] if self.padded else None
+    def length(self) -> int:
+        """Tokens so far, padding included."""
+        return self.mask.length
 
     @property
     def num_bytes(self) -> int:

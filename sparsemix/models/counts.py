@@ -1,7 +1,8 @@
 """Exact counts of parameters and of floating point operations, found in two ways that agree.
 
-Active parameters are those that a token's forward reads: of E routed experts k count, and both embeddings do.
-Where experts differ, a token visits each of them equally often on average, and counts are rounded.
+Active parameters are those that a token's forward reads: of E routed experts k count, and both embeddings do; a block
+that a share of the tokens go through, as in training a mixture of depths, counts by that share. Where experts differ, a
+token visits each of them equally often on average. Counts are rounded.
 FLOPs are those of a forward pass for one token, 2 for each multiply-add in a matrix product: projections,
 routers, k experts, the unembedding, and attention over `context` keys, not halved for causality. Norms,
 activations, biases and the embedding's look-up are not counted. Training takes 3 times as many.
@@ -9,6 +10,7 @@ activations, biases and the embedding's look-up are not counted. Training takes 
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, cast
@@ -30,6 +32,7 @@ from sparsemix.experts import (
 from sparsemix.layer import MoE, MoEConfig, MoEExpertsConfig
 from sparsemix.models.attention import AttentionConfig
 from sparsemix.models.decoder import Decoder, DecoderConfig
+from sparsemix.models.depth import DepthConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +94,7 @@ class Shape:
     tied: bool
     blocks: Tally
     """All blocks, and the final norm."""
-    attended_width: int
+    attended_width: int | Fraction
     """Multiply-adds for each key attended to: the sum over layers and heads of key size and value size."""
     kv_values: int
     """Numbers in the key-value cache for each token."""
@@ -136,13 +139,16 @@ def count_by_tensors(config: DecoderConfig, context: int | None = None) -> Count
         if parameter.ndim > 1 and "bias" not in name and not looked_up:
             multiply_adds += part
     keys = [block.attention.key.weight.shape[0] for block in decoder.blocks]
-    queries = [block.attention.query.weight.shape[0] for block in decoder.blocks]
+    queries = [
+        block.attention.query.weight.shape[0] * (1 if block.depth is None else _share(config) ** 2)
+        for block in decoder.blocks
+    ]
     context = config.context if context is None else context
     return Counts(
         parameters_total=sum(parameter.numel() for parameter in decoder.parameters()),
         parameters_active=round(active),
         parameters_embedding=decoder.embedding.weight.numel(),
-        flops_per_token=round(2 * multiply_adds) + 4 * sum(queries) * context,
+        flops_per_token=round(2 * multiply_adds + 4 * sum(queries) * context),
         kv_values_per_token=2 * sum(keys),
         context=context,
     )
@@ -151,20 +157,39 @@ def count_by_tensors(config: DecoderConfig, context: int | None = None) -> Count
 def shape_of(config: DecoderConfig) -> Shape:
     """The decoder's shape, from its config."""
     attention, layers = config.attention, config.num_layers
-    head, moe_layers = attention.head_size(config.dim), len(config.moe_layers)
-    blocks = layers * (attention_tally(attention, config.dim) + 2 * vector(config.dim)) + vector(config.dim)
-    if config.moe is not None:
-        blocks += moe_layers * moe_tally(config.moe, config.dim)
-    if config.ffn is not None:
-        blocks += (layers - moe_layers) * ffn_tally(config.ffn, config.dim)
+    head = attention.head_size(config.dim)
+    kinds = Counter((layer in config.moe_layers, layer in config.depth_layers) for layer in range(layers))
+    blocks = [times * block_tally(config, *kind) for kind, times in kinds.items()]
+    attended = layers - len(config.depth_layers) * (1 - _share(config) ** 2)  # fewer queries, and fewer keys for each
     return Shape(
         vocab_size=config.vocab_size,
         dim=config.dim,
         tied=config.tie_embeddings,
-        blocks=blocks,
-        attended_width=2 * layers * attention.num_heads * head,
+        blocks=sum(blocks, vector(config.dim)),
+        attended_width=2 * attended * attention.num_heads * head,
         kv_values=2 * layers * attention.kv_heads * head,
     )
+
+
+def block_tally(config: DecoderConfig, has_moe: bool, has_depth: bool) -> Tally:
+    """One block, with its norms."""
+    norm = vector(config.dim)
+    tally = norm + attention_tally(config.attention, config.dim)
+    if has_moe and config.moe is not None:
+        tally += norm + moe_tally(config.moe, config.dim)
+    elif config.ffn is not None:
+        tally += norm + ffn_tally(config.ffn, config.dim)
+    if has_depth and config.depth is not None:
+        return routed(tally, 1, _share(config)) + depth_tally(config.depth, config.dim)
+    return tally
+
+
+def depth_tally(config: DepthConfig, dim: int) -> Tally:
+    """The router of a mixture of depths, which all tokens see, and its predictor."""
+    if config.predictor == "router":
+        return matrix(1, dim)
+    hidden = config.predictor_hidden
+    return matrix(1, dim) + matrix(hidden, dim) + matrix(1, hidden) + vector(hidden + 1)
 
 
 def attention_tally(config: AttentionConfig, dim: int) -> Tally:
@@ -231,7 +256,10 @@ def router_tally(config: MoEConfig, dim: int) -> Tally:
 
 
 def _active_share(decoder: Decoder) -> dict[str, Fraction]:
-    """Name of each parameter of a routed expert -> k / E, multiplied where mixtures lie in mixtures."""
+    """Name of each parameter that not every token reads -> the share of those that do.
+
+    That is k / E, multiplied where mixtures lie in mixtures, and a depth's capacity.
+    """
     shares: dict[str, Fraction] = {}
     for prefix, module in decoder.named_modules():
         if isinstance(module, MoE):
@@ -239,4 +267,14 @@ def _active_share(decoder: Decoder) -> dict[str, Fraction]:
             share = edges / module.router.num_experts
             for name, _ in module.get_submodule("experts").named_parameters(f"{prefix}.experts"):
                 shares[name] = share * shares.get(name, Fraction(1))
+    for layer in decoder.config.depth_layers:
+        for leaf, _ in decoder.blocks[layer].named_parameters():
+            if not leaf.startswith("depth."):
+                name = f"blocks.{layer}.{leaf}"
+                shares[name] = shares.get(name, Fraction(1)) * _share(decoder.config)
     return shares
+
+
+def _share(config: DecoderConfig) -> Fraction:
+    """Of the tokens that go through the blocks with a depth."""
+    return Fraction(1 if config.depth is None else config.depth.capacity).limit_denominator(10**6)

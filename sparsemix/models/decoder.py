@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -15,16 +14,15 @@ from sparsemix.config import config
 from sparsemix.experts import DenseConfig
 from sparsemix.kernels import at_least_float32, linear
 from sparsemix.layer import MoE, MoEConfig
-from sparsemix.models.attention import AttentionConfig, AttentionMask, attention_mask
-from sparsemix.models.cache import KVCache, LayerCache
+from sparsemix.models.attention import AttentionConfig
+from sparsemix.models.block import Block, BlockOutput, Collect
+from sparsemix.models.cache import KeyMask, KVCache
+from sparsemix.models.depth import DepthConfig
 from sparsemix.models.init import InitConfig, initialize
 from sparsemix.models.primitives import RMSNorm
-from sparsemix.models.rotary import Rotary
-from sparsemix.routing import Routing, TokenInfo
-
-Collect = Callable[[int, Routing], Any]
-"""(layer, routing) -> what the decoder's output shall keep of it. It runs inside the block: under activation
-checkpointing a second time, so that it must have no side effect."""
+from sparsemix.models.tokens import Tokens, place, token_info
+from sparsemix.routing import Routing
+from sparsemix.soft import SoftMoE
 
 
 @config
@@ -44,11 +42,15 @@ class DecoderConfig:
     moe: MoEConfig | None = None
     """The mixture of experts; None: all blocks are dense."""
     ffn: DenseConfig | None = None
-    """The feed-forward layer of dense blocks."""
+    """The feed-forward layer of dense blocks; without a mixture too, None: blocks are attention alone."""
     moe_every: int = Field(default=1, ge=1)
     """Every so many-th block has the mixture (the last of each group), the others are dense."""
     dense_first: int = Field(default=0, ge=0)
     """So many blocks at the start are dense, before `moe_every` begins to count."""
+    depth: DepthConfig | None = None
+    """Let only some of the tokens through some of the blocks; None: all through all."""
+    allow_leak: bool = False
+    """Take a mixture whose router is not causal: what is predicted then depends on what comes after it."""
     tie_embeddings: bool = False
     """The unembedding is the embedding."""
     norm_eps: float = Field(default=1e-6, gt=0)
@@ -60,7 +62,7 @@ class DecoderConfig:
         self.attention.head_size(self.dim)  # refuses here, not only when built
         dense = self.num_layers - len(self.moe_layers)
         check(
-            self.ffn is not None or dense == 0,
+            self.ffn is not None or self.moe is None or dense == 0,
             "ffn",
             "must be given where blocks are dense",
             f"none for {dense} of {self.num_layers} blocks",
@@ -74,8 +76,27 @@ class DecoderConfig:
             return ()
         return tuple(range(self.dense_first + self.moe_every - 1, self.num_layers, self.moe_every))
 
+    @property
+    def depth_layers(self) -> tuple[int, ...]:
+        """The blocks that only some of the tokens go through."""
+        return () if self.depth is None else tuple(range(self.depth.every - 1, self.num_layers, self.depth.every))
+
+    def block(self, layer: int) -> Block:
+        """The block number `layer`, counted from 0."""
+        attention, ffn = self.attention.build(self.dim, self.norm_eps), None
+        if self.moe is not None and layer in self.moe_layers:
+            ffn = self.moe.build(self.dim)
+        elif self.ffn is not None:
+            ffn = self.ffn.build_dense(self.dim)
+        depth = self.depth.build(self.dim) if self.depth is not None and layer in self.depth_layers else None
+        return Block(layer, attention, ffn, depth, self.dim, self.norm_eps)
+
     def build(self, seed: int = 0) -> Decoder:
-        """The decoder, initialised from `seed`; under `torch.device("meta")`, its shapes only."""
+        """The decoder, initialised from `seed`; under `torch.device("meta")`, its shapes only.
+
+        Raises:
+            ValueError: a router is not causal, and `allow_leak` is not set.
+        """
         decoder = Decoder(self)
         initialize(decoder, self.init, seed)
         return decoder
@@ -88,40 +109,8 @@ class DecoderOutput(NamedTuple):
     """after the last norm; `Decoder.logits` makes logits of it."""
     collected: tuple[Any, ...]
     """collect(layer, routing) of each block with a mixture, in order."""
-
-
-class Block(nn.Module):
-    """x + attention(norm(x)), then x + ffn(norm(x)), where ffn is a mixture or a dense layer."""
-
-    def __init__(self, config: DecoderConfig, layer: int) -> None:
-        super().__init__()
-        self.layer = layer
-        self.attention_norm = RMSNorm(config.dim, config.norm_eps)
-        self.attention = config.attention.build(config.dim, config.norm_eps)
-        self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
-        if layer in config.moe_layers:
-            assert config.moe is not None
-            self.ffn: nn.Module = config.moe.build(config.dim)
-        else:
-            assert config.ffn is not None
-            self.ffn = config.ffn.build_dense(config.dim)
-
-    def forward(
-        self,
-        x_BSD: Tensor,
-        rotary: Rotary,
-        mask: AttentionMask,
-        info: TokenInfo,
-        cache: LayerCache | None,
-        collect: Collect | None,
-    ) -> tuple[Tensor, Any]:
-        """The block's output, and what `collect` keeps of the routing (None for a dense block)."""
-        x_BSD = x_BSD + self.attention(self.attention_norm(x_BSD), rotary, mask, cache)
-        normed_BSD = self.ffn_norm(x_BSD)
-        if not isinstance(self.ffn, MoE):
-            return x_BSD + self.ffn(normed_BSD), None
-        y_BSD, routing = self.ffn(normed_BSD, info=info)
-        return x_BSD + y_BSD, routing if collect is None else collect(self.layer, routing)
+    depth: tuple[Routing, ...] = ()
+    """which tokens went through each block of a mixture of depths, in order; in training, `loss` is to be added."""
 
 
 class Decoder(nn.Module):
@@ -131,12 +120,14 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.dim)
-        blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
+        blocks = nn.ModuleList(config.block(layer) for layer in range(config.num_layers))
         self.blocks = cast("Sequence[Block]", blocks)
         self.norm = RMSNorm(config.dim, config.norm_eps)
         self.unembedding = None
         if not config.tie_embeddings:
             self.unembedding = nn.Linear(config.dim, config.vocab_size, bias=False)
+        if not config.allow_leak:
+            _check_causal(self)
 
     def forward(
         self,
@@ -162,28 +153,28 @@ class Decoder(nn.Module):
             activation_checkpointing: keep only each block's input for backward, and compute the rest again.
 
         Returns:
-            The hidden states, and what was collected.
+            The hidden states, what was collected, and which tokens went through the blocks with a depth.
 
         Raises:
             ValueError: tokens that are not (B, S), more of them than the context or the cache holds, or
                 documents together with a cache.
         """
         self._check(tokens_BS, document_BS, cache)
-        position, mask = _place(tokens_BS, position_BS, document_BS, valid_BS, cache)
+        position, mask = place(tokens_BS, position_BS, document_BS, valid_BS, cache)
         x_BSD = self.embedding(tokens_BS)
         rotary = self.config.attention.rotary(position, self.config.dim, at_least_float32(x_BSD.dtype))
-        info = _token_info(tokens_BS, position, valid_BS)
-        collected = []
+        tokens = Tokens(rotary, mask, token_info(tokens_BS, position, valid_BS), document_BS)
+        collected, depths, previous = [], [], None
         for block in self.blocks:
-            layer_cache = None if cache is None else cache.layers[block.layer]
-            arguments = (x_BSD, rotary, mask, info, layer_cache, collect)
+            arguments = (x_BSD, tokens, None if cache is None else cache.layers[block.layer], previous, collect)
             if activation_checkpointing:
-                x_BSD, kept = checkpoint(block, *arguments, use_reentrant=False)
+                output = cast("BlockOutput", checkpoint(block, *arguments, use_reentrant=False))
             else:
-                x_BSD, kept = block(*arguments)
-            if isinstance(block.ffn, MoE):
-                collected.append(kept)
-        return DecoderOutput(self.norm(x_BSD), tuple(collected))
+                output = block(*arguments)
+            x_BSD, kept, previous, depth = output
+            collected += [kept] if isinstance(block.ffn, MoE) else []
+            depths += [] if depth is None else [depth]
+        return DecoderOutput(self.norm(x_BSD), tuple(collected), tuple(depths))
 
     @property
     def unembed_VD(self) -> Tensor:
@@ -196,9 +187,8 @@ class Decoder(nn.Module):
 
     def new_cache(self, batch_size: int, max_length: int) -> KVCache:
         """An empty key-value cache for sequences of at most `max_length` tokens, padding included."""
-        layers = [block.attention.new_cache(batch_size, max_length) for block in self.blocks]
-        valid_BS = torch.zeros(batch_size, max_length, dtype=torch.bool, device=self.embedding.weight.device)
-        return KVCache(layers, valid_BS)
+        layers = [block.new_cache(batch_size, max_length) for block in self.blocks]
+        return KVCache(layers, KeyMask(batch_size, max_length, self.embedding.weight.device))
 
     def _check(self, tokens_BS: Tensor, document_BS: Tensor | None, cache: KVCache | None) -> None:
         check(tokens_BS.ndim == 2, "tokens_BS", "must be (batch, sequence)", f"shape {tuple(tokens_BS.shape)}")
@@ -221,33 +211,14 @@ class Decoder(nn.Module):
         )
 
 
-def _place(
-    tokens_BS: Tensor,
-    position_BS: Tensor | None,
-    document_BS: Tensor | None,
-    valid_BS: Tensor | None,
-    cache: KVCache | None,
-) -> tuple[Tensor, AttentionMask]:
-    """Positions, (B or 1, S), and what the tokens see. Takes note of them in the cache."""
-    num_new, device = tokens_BS.shape[1], tokens_BS.device
-    num_keys, key_valid, before_B = num_new, valid_BS, None
-    if cache is not None:
-        before_B = cache.extend(num_new, valid_BS)
-        num_keys, key_valid = cache.length, cache.key_valid_BS
-    mask = attention_mask(num_new, num_keys, device, document_BS, key_valid)
-    if position_BS is not None:
-        return position_BS, mask
-    position = torch.arange(num_new, device=device)[None]
-    if valid_BS is not None:
-        position = (valid_BS.cumsum(dim=1) - 1).clamp(min=0)
-    return position if before_B is None else position + before_B[:, None], mask
-
-
-def _token_info(tokens_BS: Tensor, position: Tensor, valid_BS: Tensor | None) -> TokenInfo:
-    sequence_B1 = torch.arange(len(tokens_BS), device=tokens_BS.device)[:, None]
-    return TokenInfo(
-        valid_T=None if valid_BS is None else valid_BS.flatten(),
-        id_T=tokens_BS.flatten(),
-        sequence_T=sequence_B1.expand_as(tokens_BS).flatten(),
-        position_T=position.expand_as(tokens_BS).flatten(),
-    )
+def _check_causal(decoder: Decoder) -> None:
+    """Look at every mixture, those inside experts too."""
+    for name, module in decoder.named_modules():
+        if isinstance(module, MoE | SoftMoE):
+            check(
+                isinstance(module, MoE) and module.router.causal,
+                "router",
+                "must be causal in a decoder, or a later token changes an earlier one's routing",
+                f"{type(module.router).__name__} in {name}",
+                "use one that is (top-k: without capacity), or set allow_leak=True",
+            )

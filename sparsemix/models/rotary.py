@@ -63,6 +63,11 @@ class Rotary(NamedTuple):
     """Here A is half the head size, and B is 1 where all rows have the same positions."""
     sin_B1SA: Tensor
 
+    def at(self, index_BC: Tensor) -> Rotary:
+        """Those of some tokens of each row."""
+        rows = torch.arange(len(index_BC), device=index_BC.device) % len(self.cos_B1SA)
+        return Rotary(*(table[rows[:, None], 0, index_BC][:, None] for table in self))
+
 
 def rotary_table(
     position_BS: Tensor, head_dim: int, theta: float, yarn: YarnConfig | None, dtype: torch.dtype

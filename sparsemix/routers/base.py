@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -73,6 +73,14 @@ class Stateless:
     def update(self, total: Tensor) -> None:
         """Never called."""
         raise AssertionError("there is no state to update")
+
+
+@runtime_checkable
+class ResidualRouter(Protocol):
+    """A router that says whether it builds on `previous`; where it does not, nobody keeps that routing for it."""
+
+    @property
+    def reads_previous(self) -> bool: ...
 
 
 class WideModule(nn.Module):

@@ -31,7 +31,7 @@ class CosineRouterConfig:
     normalize: bool = False
     """Divide the k weights by their sum (topk_softmax sums to 1 as it is)."""
     projection: int | None = Field(None, ge=1)
-    """Dimensions of the space; none: half as many as experts, as in the paper. The released code: 16."""
+    """Dimensions of the space; none: half as many as experts. The released code: 16."""
     temperature: float = Field(0.07, gt=0)
     """tau at first; it is learned."""
     temperature_floor: float = Field(0.01, ge=0)

@@ -71,12 +71,12 @@ class HierarchicalRouter(Stateless, nn.Module):
         super().__init__()
         self.config, self.causal, self.num_experts = config, config.causal, num_experts
         self.groups = NoisyLogits(dim, config.num_groups, config.noise_floor)
-        self.experts = NoisyLogits(dim, num_experts, config.noise_floor)
+        self.members = NoisyLogits(dim, num_experts, config.noise_floor)
 
     def forward(self, x_TD: Tensor, info: TokenInfo | None = None, previous: Routing | None = None) -> Routing:
         """k_groups k edges a token, those of larger weight first; `load_TE` in training."""
         upper_TG, noisy_TG, scale_TG = self.groups.noisy_logits(x_TD)
-        lower_TE, noisy_TE, scale_TE = self.experts.noisy_logits(x_TD)
+        lower_TE, noisy_TE, scale_TE = self.members.noisy_logits(x_TD)
         groups = best(noisy_TG, self.config.k_groups)
         expert_TK, weight_TK = _choices(noisy_TG, self._by_group(noisy_TE), groups, self.config.k)
         lower_TGe = self._by_group(lower_TE)

@@ -24,7 +24,7 @@ class LIMoERouterConfig:
     min_experts: Annotated[tuple[Annotated[float, Field(gt=1)], ...], Field(min_length=1)]
     """S of modality 0, of modality 1, ...: its tokens are to spread at least as evenly as over S experts."""
     local: tuple[int, ...] = ()
-    """The modalities each of whose tokens is to be sure of its expert; best in the paper: text alone."""
+    """The modalities each of whose tokens is to be sure of its expert (the paper: text)."""
     noise_std: float = Field(1.0, ge=0)
     """E times the standard deviation of the noise on the logits, in training."""
     capacity: CapacityConfig | None = CapacityConfig(factor=1.05, factor_eval=1.05, multiple_of=4, priority="token")

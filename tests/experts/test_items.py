@@ -11,7 +11,7 @@ from torch import nn
 from sparsemix import ModuleExperts, ModuleExpertsConfig, MoE, MoEConfig, Routing, TopKRouterConfig, sort_by_expert
 from sparsemix.config import from_json, to_json
 from sparsemix.experts import CopyExpertsConfig, LSTMExpertsConfig, ZeroExpertsConfig
-from sparsemix.routers.pooled import PooledRouter
+from sparsemix.routers import PooledRouter, SelectionBiasConfig
 
 DIM, LENGTH = 3, 4
 
@@ -105,7 +105,7 @@ def test_an_item_is_routed_by_its_mean(shape, axis, means):
 
 
 def test_a_router_of_items_is_that_of_vectors_in_all_else():
-    inside = TopKRouterConfig(k=2, bias=True).build(DIM, 5)
+    inside = TopKRouterConfig(k=2, selection_bias=SelectionBiasConfig()).build(DIM, 5)
     router = PooledRouter(inside)
     routing = router(torch.randn(6, LENGTH, DIM, dtype=torch.bfloat16))
     assert routing.logits_TE.dtype == torch.float32
@@ -113,7 +113,7 @@ def test_a_router_of_items_is_that_of_vectors_in_all_else():
     assert not router.causal
     assert router.statistic(routing).equal(inside.statistic(routing))
     router.update(torch.tensor([9, 0, 0, 0, 0]))
-    assert inside.bias_E[0] < 0 < inside.bias_E[1]
+    assert inside.selection_bias.bias_E[0] < 0 < inside.selection_bias.bias_E[1]
     with pytest.raises(ValueError, match=r"^x: items must have two axes or more, got shape \(6, 3\); set item_dims"):
         router(torch.randn(6, DIM))
 
@@ -145,3 +145,15 @@ def test_a_layer_of_convolutions_over_images():
     for t, image in enumerate(x):
         same(y[t], routing.weight_N[t] * moe.experts.experts[routing.expert_N[t]](image))
     assert len(set(routing.expert_N.tolist())) == 2
+
+
+def test_lstms_run_in_bfloat16_by_cast_and_by_autocast():
+    moe, x = MoEConfig(num_experts=4, experts=LSTMExpertsConfig(hidden=8), item_dims=2).build(8), torch.randn(3, 5, 8)
+    expected = moe(x)[0].detach()
+    with torch.autocast("cpu", torch.bfloat16):
+        y, routing = moe(x)
+    same(y.detach().float(), expected, tolerance=0.05)
+    assert routing.logits_TE.dtype == torch.float32
+    y.float().sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in moe.parameters())
+    assert moe.bfloat16()(x.bfloat16())[0].dtype == torch.bfloat16

@@ -5,6 +5,7 @@ import torch
 from models.examples import random_tokens, small_decoder
 
 from sparsemix.inference import generate, sample, token_probs
+from sparsemix.models import DepthConfig
 
 PROMPTS = [random_tokens(length, seed=length).tolist() for length in (3, 9, 1, 5)]
 
@@ -21,8 +22,9 @@ def without_cache(decoder, prompt, *, seed, max_new_tokens, **settings):
 
 @pytest.mark.parametrize("settings", [{"temperature": 0}, {"temperature": 1.3, "top_k": 20, "top_p": 0.9}])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_batch_equals_each_prompt_recomputed_alone(settings, dtype):
-    decoder = small_decoder(dtype=dtype)
+@pytest.mark.parametrize("depth", [None, DepthConfig()])
+def test_a_batch_equals_each_prompt_recomputed_alone(settings, dtype, depth):
+    decoder = small_decoder(dtype=dtype, depth=depth)
     together = generate(decoder, PROMPTS, max_new_tokens=12, seed=7, **settings)
     for row, prompt in enumerate(PROMPTS):
         alone = without_cache(decoder, prompt, seed=7 + row, max_new_tokens=12, **settings)

@@ -1,11 +1,14 @@
 """Small decoders that the tests of models and inference share."""
 
 import torch
+from torch import nn
 
+from sparsemix.config import config
 from sparsemix.experts import GLUExpertsConfig
 from sparsemix.layer import MoEConfig
 from sparsemix.models import AttentionConfig, Decoder, DecoderConfig
 from sparsemix.routers import TopKRouterConfig
+from sparsemix.routing import Routing
 
 MOE = MoEConfig(num_experts=4, router=TopKRouterConfig(k=2), experts=GLUExpertsConfig(hidden=12))
 
@@ -30,3 +33,33 @@ def small_decoder(seed: int = 0, dtype: torch.dtype = torch.float64, **changes) 
 
 def random_tokens(*shape: int, seed: int = 0, vocab_size: int = 50) -> torch.Tensor:
     return torch.randint(vocab_size, shape, generator=torch.Generator().manual_seed(seed))
+
+
+@config
+class ResidualRouterConfig(TopKRouterConfig):
+    """logits = W x + residual * (logits of the mixture below): softmax, the k best, normalised."""
+
+    def build(self, dim: int, num_experts: int) -> "Residual":
+        return Residual(dim, num_experts, self.k)
+
+
+class Residual(nn.Module):
+    causal, reads_previous = True, True
+
+    def __init__(self, dim: int, num_experts: int, k: int) -> None:
+        super().__init__()
+        self.num_experts, self.k = num_experts, k
+        self.weight_ED = nn.Parameter(torch.zeros(num_experts, dim))
+        self.residual_E = nn.Parameter(torch.zeros(num_experts))
+
+    def forward(self, x_TD, info=None, previous=None):
+        logits_TE = x_TD @ self.weight_ED.T
+        if previous is not None:
+            logits_TE = logits_TE + self.residual_E * previous.logits_TE
+        weight_TK, expert_TK = logits_TE.softmax(-1).topk(self.k)
+        weight_N = (weight_TK / weight_TK.sum(-1, keepdim=True)).flatten()
+        token_N = torch.arange(len(x_TD)).repeat_interleave(self.k)
+        return Routing(token_N, expert_TK.flatten(), weight_N, logits_TE=logits_TE, edges_per_token=self.k, info=info)
+
+
+RESIDUAL = MoEConfig(num_experts=4, router=ResidualRouterConfig(k=2), experts=GLUExpertsConfig(hidden=12))

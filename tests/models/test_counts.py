@@ -1,5 +1,7 @@
 """Counts: formula and tensors agree on any config, and FLOPs are those that PyTorch's own counter sees."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -20,7 +22,7 @@ from sparsemix.experts import (
     ZeroExpertsConfig,
 )
 from sparsemix.layer import MoEConfig, MoEExpertsConfig
-from sparsemix.models import AttentionConfig, DecoderConfig
+from sparsemix.models import AttentionConfig, DecoderConfig, DepthConfig
 from sparsemix.models.counts import count_by_formula, count_by_tensors
 from sparsemix.routers import NoisyTopKRouterConfig, SwitchRouterConfig, TopKRouterConfig
 
@@ -66,6 +68,13 @@ attentions = st.builds(
     qk_norm=st.sampled_from(["none", "head", "width"]),
     bias=st.sampled_from(["none", "qkv", "qkvo"]),
 )
+depths = st.builds(
+    DepthConfig,
+    capacity=st.sampled_from([0.125, 0.3, 1.0]),
+    every=st.integers(1, 3),
+    predictor=st.sampled_from(["mlp", "router"]),
+    predictor_hidden=st.integers(1, 9),
+)
 configs = st.builds(
     DecoderConfig,
     vocab_size=st.integers(1, 30),
@@ -78,26 +87,41 @@ configs = st.builds(
     moe_every=st.integers(1, 3),
     dense_first=st.integers(0, 2),
     tie_embeddings=st.booleans(),
+    depth=st.none() | depths,
 )
 
 
+alone = configs.map(lambda config: replace(config, moe=None, ffn=None))
+
+
 @settings(max_examples=60, deadline=None)
-@given(configs)
+@given(configs | alone)
 def test_formula_and_tensors_agree(config):
     assert count_by_formula(config) == count_by_tensors(config)
     assert count_by_formula(config, context=7) == count_by_tensors(config, context=7)
 
 
-@pytest.mark.parametrize("attention", [AttentionConfig(num_heads=4), AttentionConfig(num_heads=2, head_dim=12)])
-def test_flops_are_those_that_are_computed(attention):
-    moe = MoEConfig(
-        num_experts=4,
-        router=TopKRouterConfig(k=2),
-        experts=GLUExpertsConfig(hidden=12, backend="reference"),
-        shared=MLPExpertsConfig(hidden=8, bias=True),
-        shared_gate=True,
-    )
-    decoder = small_config(attention=attention, moe=moe).build()
+MIXTURE = MoEConfig(
+    num_experts=4,
+    router=TopKRouterConfig(k=2),
+    experts=GLUExpertsConfig(hidden=12, backend="reference"),
+    shared=MLPExpertsConfig(hidden=8, bias=True),
+    shared_gate=True,
+)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"attention": AttentionConfig(num_heads=4)},
+        {"attention": AttentionConfig(num_heads=2, head_dim=12)},
+        {"moe": None, "ffn": None},
+        {"depth": DepthConfig(capacity=0.5)},
+        {"depth": DepthConfig(capacity=0.5, every=1, predictor="router")},
+    ],
+)
+def test_flops_are_those_that_are_computed(changes):
+    decoder = small_config(**({"moe": MIXTURE} | changes)).build()
     math = sdpa_kernel(SDPBackend.MATH)  # the counter does not know the CPU's fused attention
     with torch.no_grad(), math, FlopCounterMode(display=False) as counter:
         decoder.logits(decoder(random_tokens(2, 10)).hidden_BSD)

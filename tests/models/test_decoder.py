@@ -1,19 +1,23 @@
 """The decoder against a plain reference, its masks, its outputs and its errors."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
-from models.examples import MOE, random_tokens, small_config, small_decoder
+from models.examples import MOE, RESIDUAL, random_tokens, small_config, small_decoder
 from models.reference import decoder_logits
 from pydantic import ValidationError
 
 from sparsemix.config import from_json, to_json
+from sparsemix.experts import GLUExpertsConfig, ModuleExpertsConfig
 from sparsemix.models import AttentionConfig, DecoderConfig, chunked_cross_entropy
+from sparsemix.routers import CapacityConfig, SwitchRouterConfig, TopKRouterConfig
 from sparsemix.routing import Routing
+from sparsemix.soft import SoftMoEConfig
 
 
-def reference_logits(decoder, tokens_S, allowed, positions):
+def reference_logits(decoder, tokens_S, allowed, positions, choose=None):
     config = decoder.config
     return decoder_logits(
         tokens_S,
@@ -21,11 +25,12 @@ def reference_logits(decoder, tokens_S, allowed, positions):
         layers=config.num_layers,
         heads=config.attention.num_heads,
         kv_heads=config.attention.kv_heads,
-        k=config.moe.router.k,
+        k=None if config.moe is None else config.moe.router.k,
         theta=config.attention.rope_theta,
         eps=config.norm_eps,
         allowed=allowed,
         positions=positions,
+        choose=choose,
     )
 
 
@@ -34,12 +39,22 @@ def loss_gradients(decoder, **arguments):
     decoder.zero_grad()
     hidden_TD = decoder(tokens_BS, **arguments).hidden_BSD.flatten(0, 1)
     chunked_cross_entropy(hidden_TD, decoder.unembed_VD, tokens_BS.flatten().roll(1)).backward()
-    return {name: parameter.grad.clone() for name, parameter in decoder.named_parameters()}
+    return {name: parameter.grad.clone() for name, parameter in decoder.named_parameters() if parameter.requires_grad}
 
 
-@pytest.mark.parametrize("tied", [False, True])
-def test_logits_and_gradients_equal_the_reference(tied):
-    decoder = small_decoder(tie_embeddings=tied)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"tie_embeddings": True},
+        {"moe": None},
+        {"moe": None, "ffn": None},
+        {"moe": RESIDUAL},
+        {"moe": RESIDUAL, "num_layers": 5, "dense_first": 0, "moe_every": 2},
+    ],
+)
+def test_logits_and_gradients_equal_the_reference(changes):
+    decoder = small_decoder(**changes)
     tokens_BS = random_tokens(2, 7)
     logits_BSV = decoder.logits(decoder(tokens_BS).hidden_BSD)
     expected = torch.stack(
@@ -47,7 +62,9 @@ def test_logits_and_gradients_equal_the_reference(tied):
     )
     torch.testing.assert_close(logits_BSV, expected, atol=1e-12, rtol=1e-12)
     direction = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1), dtype=expected.dtype)
-    parameters = list(decoder.parameters())
+    parameters = dict(decoder.named_parameters())
+    unread = {"blocks.1.ffn.router.residual_E"} & parameters.keys()  # the lowest mixture has none below it
+    parameters = [parameter for name, parameter in parameters.items() if name not in unread]
     ours = torch.autograd.grad((logits_BSV * direction).sum(), parameters)
     theirs = torch.autograd.grad((expected * direction).sum(), parameters)
     for our, their in zip(ours, theirs, strict=True):
@@ -180,7 +197,7 @@ def test_config_goes_to_json_and_back():
     ("changes", "message"),
     [
         ({"ffn": None}, "ffn: must be given where blocks are dense, got none for 1 of 3 blocks"),
-        ({"moe": None, "ffn": None}, "ffn: must be given where blocks are dense, got none for 3 of 3 blocks"),
+        ({"ffn": None, "dense_first": 3}, "ffn: must be given where blocks are dense, got none for 3 of 3 blocks"),
         ({"dim": 0}, "greater than or equal to 1"),
         ({"unknown": 1}, "unknown"),
     ],
@@ -210,6 +227,51 @@ def test_a_config_refuses_heads_that_do_not_fit():
 def test_kv_heads_must_divide_heads():
     with pytest.raises(ValueError, match="num_kv_heads: must divide num_heads, got num_kv_heads=3 with num_heads=4"):
         AttentionConfig(num_heads=4, num_kv_heads=3)
+
+
+LEAKY = TopKRouterConfig(k=2, capacity=CapacityConfig())
+INSIDE_AN_EXPERT = ModuleExpertsConfig(make=lambda dim: replace(MOE, router=LEAKY).build(dim))
+
+
+@pytest.mark.parametrize(
+    ("moe", "where"),
+    [
+        (replace(MOE, router=LEAKY), "blocks.1.ffn"),
+        (replace(MOE, experts=INSIDE_AN_EXPERT), "blocks.1.ffn.experts.experts.0"),
+    ],
+)
+def test_a_router_that_is_not_causal_needs_consent(moe, where):
+    message = f"router: must be causal in a decoder, .*, got TopKRouter in {where}; .*set allow_leak=True"
+    with pytest.raises(ValueError, match=message):
+        small_config(moe=moe).build()
+    small_config(moe=moe, allow_leak=True).build()
+
+
+def test_a_decoder_takes_no_soft_mixture():
+    soft = SoftMoEConfig(num_experts=2, experts=GLUExpertsConfig(hidden=4))
+    with pytest.raises(ValueError, match=r"moe: .*MoEConfig"):
+        small_config(moe=soft)
+
+    class Inside(torch.nn.Module):
+        def __init__(self, dim):
+            super().__init__()
+            self.soft = soft.build(dim)
+
+    with pytest.raises(ValueError, match=r"router: must be causal in a decoder, .*, got SoftRouter in blocks.1.ffn"):
+        small_config(moe=replace(MOE, experts=ModuleExpertsConfig(make=Inside))).build()
+
+
+def test_a_capacity_that_is_causal_needs_none():
+    assert small_config(moe=replace(MOE, router=SwitchRouterConfig())).build().blocks[1].ffn.router.causal
+
+
+def test_attention_alone_is_a_decoder():
+    decoder = small_decoder(moe=None, ffn=None)
+    assert not any("ffn" in name for name in decoder.state_dict())
+    output = decoder(random_tokens(2, 5), activation_checkpointing=True)
+    assert output.collected == ()
+    output.hidden_BSD.square().sum().backward()
+    assert all(parameter.grad is not None for parameter in decoder.blocks.parameters())
 
 
 def test_forward_refuses():

@@ -28,7 +28,7 @@ def levels(router, x_TD: torch.Tensor, size: int, noisy: bool = True) -> tuple[N
     """What the reference is given: logits, raw deviations, and the draws of the seed 5."""
     torch.manual_seed(5)
     found = []
-    for level in (router.groups, router.experts):
+    for level in (router.groups, router.members):
         clean = x_TD @ level.weight_ED.T
         noise = torch.randn_like(clean) if noisy else torch.zeros_like(clean)
         found.append([clean, x_TD @ level.noise_ED.T, noise])
@@ -75,7 +75,7 @@ def test_evaluation_has_no_noise_and_no_load(num_tokens, hierarchy):
     routing = router(x_TD)
     primary, secondary = levels(router, x_TD, size, noisy=False)
     expected = references.noisy.hierarchical(primary, secondary, config.k_groups, config.k, config.noise_floor)
-    same_edges(routing, expected.edges, router.experts.weight_ED)
+    same_edges(routing, expected.edges, router.members.weight_ED)
     assert routing.load_TE is None
 
 
@@ -94,7 +94,7 @@ def test_a_worked_example():
     router = HierarchicalRouterConfig(num_groups=3).build(1, 6).double().eval()
     with torch.no_grad():
         router.groups.weight_ED.copy_(torch.tensor([3, 1, 1e-9]).log()[:, None])
-        router.experts.weight_ED.copy_(torch.tensor([2.0, 1, 1, 4, 5, 5]).log()[:, None])
+        router.members.weight_ED.copy_(torch.tensor([2.0, 1, 1, 4, 5, 5]).log()[:, None])
     found = live_edges(router(torch.ones(1, 1).double()))
     expected = {0: 3 / 4 * 2 / 3, 1: 3 / 4 * 1 / 3, 2: 1 / 4 * 1 / 5, 3: 1 / 4 * 4 / 5}
     assert found.keys() == {(0, e) for e in expected}
@@ -106,7 +106,7 @@ def test_the_distribution_is_the_product_of_both_levels():
     router, x_TD = small(), numbers(9, 5, DIM)
     routing = router(x_TD)
     groups_TG = (x_TD @ router.groups.weight_ED.T).softmax(-1)
-    experts_TGe = (x_TD @ router.experts.weight_ED.T).view(5, 3, 2).softmax(-1)
+    experts_TGe = (x_TD @ router.members.weight_ED.T).view(5, 3, 2).softmax(-1)
     same(routing.probs_TE, (groups_TG[..., None] * experts_TGe).flatten(1))
     same(routing.probs_TE.sum(-1), torch.ones(5).double())
     same(routing.logits_TE.logsumexp(-1), _both_levels(router, x_TD), "z-loss")
@@ -114,7 +114,7 @@ def test_the_distribution_is_the_product_of_both_levels():
 
 def _both_levels(router, x_TD: torch.Tensor) -> torch.Tensor:
     """ln sum_i e^(z_i) sum_j e^(z_ij)."""
-    inner_TG = (x_TD @ router.experts.weight_ED.T).view(len(x_TD), 3, 2).logsumexp(-1)
+    inner_TG = (x_TD @ router.members.weight_ED.T).view(len(x_TD), 3, 2).logsumexp(-1)
     return (x_TD @ router.groups.weight_ED.T + inner_TG).logsumexp(-1)
 
 
@@ -142,7 +142,7 @@ def test_both_levels_get_gradient_and_noise_begins_with_deviation_ln_2():
     config = HierarchicalRouterConfig(num_groups=3)
     router = config.build(DIM, 6)
     assert (router.groups.noise_ED == 0).all()
-    assert (router.experts.noise_ED == 0).all()
+    assert (router.members.noise_ED == 0).all()
     routing = router(torch.randn(9, DIM))
     (routing.weight_N.square().sum() + balance_loss(routing, config.losses(6))).backward()
     assert all((parameter.grad != 0).any() for parameter in router.parameters())

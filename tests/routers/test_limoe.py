@@ -6,7 +6,7 @@ import pytest
 import references
 import torch
 from cases import numbers, same
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from routers.examples import DIM, built, gradient, told
 
@@ -32,6 +32,7 @@ def test_the_router_is_that_of_v_moe_with_one_expert_a_token():
     assert routing.edges_per_token == 1
 
 
+@settings(max_examples=50)
 @given(st.lists(st.tuples(st.sampled_from([IMAGE, TEXT]), st.booleans()), min_size=1, max_size=6))
 def test_losses_are_those_of_v_moe_and_the_entropies_of_each_modality(tokens):
     modality, valid = [m for m, _ in tokens], [v for _, v in tokens]

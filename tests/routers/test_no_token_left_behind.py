@@ -4,7 +4,7 @@ import pytest
 import references
 import torch
 from cases import numbers, same
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from routers.examples import DIM, built, gradient, kept, same_edges, told
 
@@ -17,6 +17,7 @@ def asking(k: int, factor: float, **fields) -> NoTokenLeftBehindRouterConfig:
     return NoTokenLeftBehindRouterConfig(k=k, capacity=capacity)
 
 
+@settings(max_examples=50)
 @given(
     st.lists(st.booleans(), max_size=9), st.integers(1, 4), st.sampled_from([0.3, 0.7, 1.0, 2.0]), st.booleans(),
     st.sampled_from([None, 3]), st.data(),
@@ -79,6 +80,7 @@ def test_without_a_limit_in_evaluation_all_go_to_their_first_choice():
     assert routing.live_N.view(12, 2).tolist() == [[True, False]] * 12
 
 
+@settings(max_examples=50)
 @given(st.lists(st.booleans(), min_size=1, max_size=6))
 def test_the_loss_counts_what_tokens_wanted_not_what_they_got(valid):
     config = asking(3, 0.5)

@@ -6,7 +6,7 @@ import pytest
 import references
 import torch
 from cases import numbers, same
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from routers.examples import DIM, built, gradient, kept, same_edges, told
 
@@ -20,6 +20,7 @@ def dropless(**fields) -> VMoERouterConfig:
     return VMoERouterConfig(capacity=None, **fields)
 
 
+@settings(max_examples=50)
 @given(st.integers(0, 5), st.integers(1, 6), st.sampled_from([0.5, 1.0, 3.0]), st.booleans(), st.data())
 def test_edges_and_load_are_those_of_a_loop(num_tokens, num_experts, noise_std, equal_tokens, data):
     k = data.draw(st.integers(1, num_experts))
@@ -53,6 +54,18 @@ def test_chance_to_reach_the_threshold_counts_the_expert_itself():
     clean_12, noisy_12 = (torch.tensor([row], dtype=torch.float64) for row in ([0.3, -0.2], [0.1, 0.5]))
     phi = [(1 + math.erf(z / 0.7 / math.sqrt(2))) / 2 for z in (0.3 - 0.5, -0.2 - 0.5)]
     same(reaching_probability(clean_12, noisy_12, 0.7, 1), torch.tensor([phi], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("k", [1, 2, 5])
+def test_load_is_how_often_an_expert_reaches_the_threshold_when_its_own_noise_is_drawn_again(k):
+    clean_TE, std, draws = numbers(0, 1, 5), 0.7, 40_000
+    noisy_TE = clean_TE + std * numbers(1, 1, 5)
+    load_E = reaching_probability(clean_TE, noisy_TE, std, k)[0]
+    threshold = noisy_TE[0].sort(descending=True).values[k - 1]
+    for i in range(5):
+        frequency = float((clean_TE[0, i] + std * numbers(2 + i, draws) >= threshold).double().mean())
+        p = float(load_E[i])
+        assert abs(frequency - p) <= 4 * math.sqrt(p * (1 - p) / draws) + 1e-4
 
 
 @given(st.integers(1, 6), st.lists(st.booleans(), min_size=6, max_size=6))
