@@ -17,11 +17,16 @@ def field(routing: Routing, name: str, loss: str) -> Tensor:
     return value
 
 
-def num_tokens(routing: Routing) -> Tensor | int:
-    """Valid tokens, at least 1 so that an empty batch has losses of 0 rather than NaN."""
+def valid_tokens(routing: Routing) -> Tensor | int:
+    """How many there are, perhaps none."""
     first = routing.probs_TE if routing.probs_TE is not None else routing.logits_TE
     assert first is not None
-    count = num_valid_tokens(routing, first.shape[0])
+    return num_valid_tokens(routing, first.shape[0])
+
+
+def num_tokens(routing: Routing) -> Tensor | int:
+    """Valid tokens, at least 1 so that an empty batch has losses of 0 rather than NaN."""
+    count = valid_tokens(routing)
     return count.clamp(min=1) if isinstance(count, Tensor) else max(count, 1)
 
 
@@ -80,11 +85,12 @@ def seen_from_the_whole(part_E: Tensor, whole_E: Tensor | None) -> Tensor:
     return part_E if whole_E is None else part_E + (whole_E - part_E).detach()
 
 
-def with_count(sum_E: Tensor, tokens: Tensor | int) -> Tensor:
-    """A sum over tokens and their number, (E + 1,): the mean of a batch as something additive."""
-    return torch.cat([sum_E.detach(), torch.as_tensor(tokens, dtype=sum_E.dtype, device=sum_E.device).view(1)])
+def with_count(sum_E: Tensor, routing: Routing) -> Tensor:
+    """A sum over the valid tokens and their number, (E + 1,): the mean of a batch as something additive."""
+    tokens = torch.as_tensor(valid_tokens(routing), dtype=sum_E.dtype, device=sum_E.device)
+    return torch.cat([sum_E.detach(), tokens.view(1)])
 
 
 def mean_of(total: Tensor | None) -> Tensor | None:
     """The mean that a `with_count`, added up over a batch, stands for."""
-    return None if total is None else total[:-1] / total[-1]
+    return None if total is None else total[:-1] / total[-1].clamp(min=1)

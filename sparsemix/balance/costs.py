@@ -69,7 +69,7 @@ class CostLoss:
     def statistic(self, routing: Routing) -> Tensor:
         """Choices of each expert, and how many tokens there were."""
         load_E = count(routing, "cost_loss").to(field(routing, "probs_TE", "cost_loss").dtype)
-        return with_count(load_E, num_tokens(routing))
+        return with_count(load_E, routing)
 
     def __call__(self, routing: Routing, total: Tensor | None = None) -> Tensor:
         """`cost_loss`."""

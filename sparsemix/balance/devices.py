@@ -109,7 +109,7 @@ class CommunicationLoss:
 
     def statistic(self, routing: Routing) -> Tensor:
         """Tokens sent to each device, and how many tokens there were."""
-        return with_count(sent(routing, self.num_devices), num_tokens(routing))
+        return with_count(sent(routing, self.num_devices), routing)
 
     def __call__(self, routing: Routing, total: Tensor | None = None) -> Tensor:
         """`communication_loss`."""

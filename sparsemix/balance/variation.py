@@ -88,7 +88,7 @@ class ImportanceLoss:
 
     def statistic(self, routing: Routing) -> Tensor:
         """What each expert is given, and how many tokens there were."""
-        return with_count(_given(routing, self.form), num_tokens(routing))
+        return with_count(_given(routing, self.form), routing)
 
     def __call__(self, routing: Routing, total: Tensor | None = None) -> Tensor:
         """`importance_loss`."""
@@ -106,7 +106,7 @@ class LoadLoss:
     def statistic(self, routing: Routing) -> Tensor:
         """Summed chances of each expert, and how many tokens there were."""
         load_TE = field(routing, "load_TE", "load_loss")
-        return with_count(valid_rows(routing, load_TE).sum(0), num_tokens(routing))
+        return with_count(valid_rows(routing, load_TE).sum(0), routing)
 
     def __call__(self, routing: Routing, total: Tensor | None = None) -> Tensor:
         """`load_loss`."""

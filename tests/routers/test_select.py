@@ -1,4 +1,4 @@
-"""Capacity, serving orders, and the chance of being selected under noise."""
+"""From scores to choices, from choices to routings, and the chance of being selected under noise."""
 
 import math
 
@@ -9,30 +9,56 @@ from cases import numbers, same
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsemix.routers.select import capacity, position_order, probability_order, selection_probability
+from sparsemix import TokenInfo
+from sparsemix.routers.select import best, check_k, ragged_choice, selection_probability, token_choice
 
 
-@pytest.mark.parametrize(
-    ("num_tokens", "k", "num_experts", "factor", "expected"),
-    [
-        (8, 1, 4, 1.0, 2),
-        (8, 2, 4, 1.0, 4),  # k counts
-        (8, 1, 4, 1.25, 3),  # rounded up
-        (10, 1, 1, 1.1, 11),  # though 1.1 * 10 > 11 in floating point
-        (1, 1, 64, 0.01, 1),  # never below one token
-        (0, 2, 4, 1.0, 1),
-    ],
-)
-def test_capacity(num_tokens, k, num_experts, factor, expected):
-    assert capacity(num_tokens, k, num_experts, factor) == expected
+@given(st.integers(0, 6), st.integers(1, 5), st.integers(1, 4), st.data())
+def test_token_choice_is_k_edges_a_token_in_token_order(num_tokens, num_experts, k, data):
+    choice = st.lists(st.integers(0, num_experts - 1), min_size=k, max_size=k)
+    choices = data.draw(st.lists(choice, min_size=num_tokens, max_size=num_tokens))
+    valid = data.draw(st.none() | st.lists(st.booleans(), min_size=num_tokens, max_size=num_tokens))
+    info = None if valid is None else TokenInfo(valid_T=torch.tensor(valid, dtype=torch.bool))
+    weight_TK = numbers(1, num_tokens, k)
+    routing = token_choice(torch.tensor(choices, dtype=torch.int64).view(-1, k), weight_TK, info, logits_TE=weight_TK)
+    assert routing.token_N.tolist() == [t for t in range(num_tokens) for _ in range(k)]
+    assert routing.expert_N.tolist() == [e for chosen in choices for e in chosen]
+    assert routing.weight_N.equal(weight_TK.flatten())
+    assert (routing.edges_per_token, routing.info, routing.logits_TE) == (k, info, weight_TK)
+    live = None if valid is None else [is_valid for is_valid in valid for _ in range(k)]
+    assert (None if routing.live_N is None else routing.live_N.tolist()) == live
 
 
-def test_position_serves_all_first_choices_before_any_second():
-    assert position_order(3, 2, torch.device("cpu")).tolist() == [0, 2, 4, 1, 3, 5]
+@given(st.integers(0, 6), st.integers(1, 5), st.data())
+def test_ragged_choice_is_the_edges_that_were_chosen_and_no_others(num_tokens, num_experts, data):
+    row = st.lists(st.booleans(), min_size=num_experts, max_size=num_experts)
+    chosen = data.draw(st.lists(row, min_size=num_tokens, max_size=num_tokens))
+    valid = data.draw(st.none() | st.lists(st.booleans(), min_size=num_tokens, max_size=num_tokens))
+    info = None if valid is None else TokenInfo(valid_T=torch.tensor(valid, dtype=torch.bool))
+    weight_TE = numbers(1, num_tokens, num_experts).requires_grad_()
+    chosen_TE = torch.tensor(chosen, dtype=torch.bool).view(num_tokens, num_experts)
+    routing = ragged_choice(chosen_TE, weight_TE, info)
+    expected = [(t, e) for t in range(num_tokens) for e in range(num_experts) if chosen[t][e]]
+    assert list(zip(routing.token_N.tolist(), routing.expert_N.tolist())) == expected
+    assert routing.weight_N.tolist() == [weight_TE[pair].item() for pair in expected]
+    assert routing.edges_per_token is None
+    assert (routing.live_N is None) == (valid is None)
+    if valid is not None:
+        assert routing.live_N.tolist() == [valid[t] for t, _ in expected]
+    (grad_TE,) = torch.autograd.grad(routing.weight_N.sum(), weight_TE)
+    assert grad_TE.equal(chosen_TE.double())
 
 
-def test_probability_serves_the_largest_gate_first_and_ties_by_position():
-    assert probability_order(torch.tensor([0.2, 0.9, 0.2, 0.5, 0.9])).tolist() == [1, 4, 3, 0, 2]
+@pytest.mark.parametrize("k", [0, -1, 5])
+def test_k_is_from_one_to_the_number_of_experts(k):
+    with pytest.raises(ValueError, match=f"^k: must be in 1..num_experts, got k={k} with num_experts=4; lower k"):
+        check_k(k, 4)
+
+
+def test_the_best_come_first_and_carry_no_gradient():
+    scores_TE = torch.tensor([[0.1, 0.9, 0.5], [0.3, 0.2, 0.1]], requires_grad=True)
+    assert best(scores_TE, 2).tolist() == [[1, 2], [0, 1]]
+    assert not best(scores_TE, 3).requires_grad
 
 
 @given(st.integers(0, 4), st.integers(2, 7), st.data())

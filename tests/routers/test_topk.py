@@ -4,27 +4,45 @@ import pytest
 import references
 import torch
 from cases import GATES, numbers, same
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from routers.examples import DIM, router_of
+from references import token_choice
+from routers.examples import DIM, gradient, router_of, same_edges, sized
 
-from sparsemix import TokenInfo, TopKRouterConfig
+from sparsemix import (
+    CapacityConfig,
+    SelectionBiasConfig,
+    SequenceLoss,
+    SwitchLoss,
+    TokenInfo,
+    TopKRouterConfig,
+    ZLoss,
+)
+
+BIASED = TopKRouterConfig(bias=True, selection_bias=SelectionBiasConfig())
 
 # --- choices and weights ---------------------------------------------------------------------------------------------
 
 
-@given(
-    st.integers(0, 5), st.integers(1, 9), st.sampled_from(GATES), st.booleans(), st.booleans(), st.booleans(), st.data()
-)
-def test_edges_are_the_best_k_with_the_weights_of_the_gate(num_tokens, num_experts, gate, normalize, bias, ties, data):
-    k = data.draw(st.integers(1 if gate != "topk_softmax" and not normalize else 2, max(num_experts, 2)))
-    if k > num_experts:
-        return
-    router = router_of(num_experts, k=k, gate=gate, normalize=normalize, bias=bias)
-    x_TD = numbers(1, num_tokens, DIM) * (0 if ties else 1)
-    if bias:
-        router.bias_E.copy_(numbers(2, num_experts))
-    logits_TE = x_TD @ router.weight_ED.T
+@st.composite
+def gates(draw):
+    """A number of experts, and what a gate may be for these."""
+    num_experts, gate = draw(st.integers(1, 9)), draw(st.sampled_from(GATES))
+    normalize = draw(st.booleans()) and num_experts > 1
+    if num_experts == 1:
+        gate = "sigmoid" if gate == "topk_softmax" else gate
+    least = 2 if gate == "topk_softmax" or normalize else 1
+    return num_experts, {"gate": gate, "normalize": normalize, "k": draw(st.integers(least, num_experts))}
+
+
+@settings(max_examples=80)
+@given(st.integers(0, 5), gates(), st.booleans(), st.booleans())
+def test_edges_are_the_best_k_with_the_weights_of_the_gate_and_their_gradients(num_tokens, gate, bias, ties):
+    num_experts, fields = gate
+    k, name, normalize = fields["k"], fields["gate"], fields["normalize"]
+    router = sized(TopKRouterConfig(bias=bias, **fields).build(DIM, num_experts))
+    x_TD = (numbers(1, num_tokens, DIM) * (0 if ties else 1)).requires_grad_()
+    logits_TE = x_TD @ router.weight_ED.T + (router.bias_E if bias else 0)
 
     routing = router(x_TD)
 
@@ -32,13 +50,38 @@ def test_edges_are_the_best_k_with_the_weights_of_the_gate(num_tokens, num_exper
     assert routing.token_N.tolist() == [t for t in range(num_tokens) for _ in range(k)]
     assert routing.live_N is None
     same(routing.logits_TE, logits_TE, "logits")
+    expected = [routing.weight_N.new_zeros(0)]
     for t in range(num_tokens):
         chosen = routing.expert_N[t * k : (t + 1) * k].tolist()
-        biased_E = references.scores(gate, logits_TE[t].detach()) + (router.bias_E if bias else 0)
-        assert references.is_best_first(biased_E, chosen)
-        weights = references.weights(gate, normalize, logits_TE[t], chosen)
-        same(routing.weight_N[t * k : (t + 1) * k], torch.stack(weights), "weights")
-        same(routing.probs_TE[t], references.distribution(gate, logits_TE[t]), "probs")
+        assert references.is_best_first(references.scores(name, logits_TE[t].detach()), chosen)
+        expected += references.weights(name, normalize, logits_TE[t], chosen)
+        same(routing.probs_TE[t], references.distribution(name, logits_TE[t]), "probs")
+    expected_N = torch.cat([weight.view(-1) for weight in expected])
+    same(routing.weight_N, expected_N, "weights")
+    for tensor in (x_TD, *router.parameters()):
+        same(gradient(routing.weight_N, tensor), gradient(expected_N, tensor), "gradient of the weights")
+
+
+@pytest.mark.parametrize(
+    ("fields", "reference"),
+    [
+        ({"gate": "topk_softmax"}, lambda z: token_choice.top_k_softmax(z, 3)),  # Mixtral
+        ({"normalize": False}, lambda z: token_choice.softmax_top_k(z, 3, normalize=False)),  # OLMoE
+        ({}, lambda z: token_choice.softmax_top_k(z, 3, normalize=True)),  # Qwen3
+    ],
+    ids=["Mixtral", "OLMoE", "Qwen3"],
+)
+def test_the_routers_of_known_models(fields, reference):
+    router, x_TD = router_of(8, k=3, **fields), numbers(1, 20, DIM).requires_grad_()
+    same_edges(router(x_TD), reference(x_TD @ router.weight_ED.T), x_TD)
+
+
+def test_the_router_of_gpt_oss_has_a_trained_bias_that_takes_part_in_choice_and_weights():
+    router, x_TD = sized(TopKRouterConfig(k=4, gate="topk_softmax", bias=True).build(DIM, 8)), numbers(1, 20, DIM)
+    edges = token_choice.gpt_oss(x_TD, router.weight_ED, router.bias_E, 4)
+    for parameter in router.parameters():
+        same_edges(router(x_TD), edges, parameter)
+    assert not TopKRouterConfig(bias=True).build(DIM, 8).bias_E.any()  # zero at first
 
 
 @pytest.mark.parametrize(("gate", "normalize"), [("softmax_topk", True), ("topk_softmax", True), ("sigmoid", True)])
@@ -103,6 +146,17 @@ def test_wrong_sizes_are_named():
         TopKRouterConfig().build(DIM, 4)(torch.zeros(3, 5))
 
 
+def test_what_it_declares():
+    config = TopKRouterConfig(k=3)
+    assert (config.causal, config.balances_itself, config.edges_per_token(8)) == (True, False, 3)
+    assert config.losses(8) == (SwitchLoss(weight=0.01), ZLoss(weight=0.001))
+    assert BIASED.losses(8) == (SequenceLoss(weight=0.0001),)
+    for priority in ("position", "token", "probability"):
+        capacity = CapacityConfig(priority=priority)
+        assert not TopKRouterConfig(k=2, capacity=capacity).causal
+        assert TopKRouterConfig(k=1, normalize=False, capacity=capacity).causal == (priority == "position")
+
+
 # --- padding ---------------------------------------------------------------------------------------------------------
 
 
@@ -125,32 +179,30 @@ def test_a_mask_that_is_not_a_bool_a_token_is_refused(mask):
 
 
 def test_parameters_and_bias_stay_float32_in_a_bfloat16_model():
-    router = TopKRouterConfig(noise=True, bias=True).build(DIM, 4)
+    router = BIASED.build(DIM, 4)
     for narrow in (torch.nn.Module.bfloat16, torch.nn.Module.half, lambda module: module.to(torch.bfloat16)):
         narrow(router)
         assert {tensor.dtype for tensor in router.state_dict().values()} == {torch.float32}
-    router.bias_E.fill_(1.0)
+    bias_E = router.selection_bias.bias_E.fill_(1.0)
     for _ in range(10):
         router.update(torch.tensor([2, 0, 0, 0]))
-    assert torch.allclose(router.bias_E, torch.tensor([0.99, 1.01, 1.01, 1.01]))  # in bfloat16 still 1.0
+    assert torch.allclose(bias_E, torch.tensor([0.99, 1.01, 1.01, 1.01]))  # in bfloat16 still 1.0
     routing = router(torch.randn(3, DIM, dtype=torch.bfloat16))
     for tensor in (routing.weight_N, routing.logits_TE, routing.probs_TE):
         assert tensor.dtype == torch.float32
-    noisy = TopKRouterConfig(noise=True).build(DIM, 4).bfloat16()
-    assert noisy(torch.randn(3, DIM, dtype=torch.bfloat16)).load_TE.dtype == torch.float32
 
 
 def test_parameters_are_float32_where_the_model_is_built_in_bfloat16():
     torch.set_default_dtype(torch.bfloat16)
     try:
-        router = TopKRouterConfig(noise=True, bias=True).build(DIM, 4)
+        router = BIASED.build(DIM, 4)
     finally:
         torch.set_default_dtype(torch.float32)
     assert {tensor.dtype for tensor in router.state_dict().values()} == {torch.float32}
 
 
 def test_a_float64_router_is_float64_until_it_is_narrowed_to_float32():
-    router = router_of(4, noise=True, bias=True)
+    router = BIASED.build(DIM, 4).double()
     assert {tensor.dtype for tensor in router.state_dict().values()} == {torch.float64}
     with torch.autocast("cpu", torch.bfloat16):
         assert router(numbers(1, 3, DIM)).weight_N.dtype == torch.float64
