@@ -55,10 +55,12 @@ def balanced_assignment(scores_TE: Tensor) -> Tensor:
 def _in_grains(scores_TE: Tensor) -> Tensor:
     """Scores as whole numbers of grains, int64 in 0..GRAIN, on the CPU."""
     scores_TE = scores_TE.detach().to("cpu", torch.float64)
-    finite = scores_TE.isfinite()
-    least, most = (getattr(scores_TE[finite], end)() if finite.any() else 0.0 for end in ("min", "max"))
-    scores_TE = torch.where(finite, scores_TE, least)
-    return ((scores_TE - least) / (most - least or 1.0) * GRAIN).round().long()
+    finite_TE = scores_TE.isfinite()
+    if not finite_TE.any():
+        return torch.zeros_like(scores_TE, dtype=torch.int64)
+    least, most = scores_TE[finite_TE].aminmax()
+    above_TE = torch.where(finite_TE, scores_TE - least, 0)
+    return (above_TE / (most - least or 1.0) * GRAIN).round().long()
 
 
 def _evening_bias(gain_TE: Tensor) -> Tensor:
@@ -94,6 +96,8 @@ class _Exchange:
         amount = min(self.excess[path[0]], -self.excess[path[-1]])
         moves = []
         for source, target in pairwise(path):
+            if amount == 0:  # another path of this round has used up the tokens
+                return set()
             token = np.flatnonzero(self.expert == source)
             token = token[self.gain[token, source] - self.gain[token, target] == self.cost[source, target]]
             amount = min(amount, len(token))

@@ -43,7 +43,7 @@ def in_groups(value_TE: Tensor, grid_GS: Tensor) -> Tensor:
 def fair_share(grid_GS: Tensor, num_tokens: int, k: float, num_experts: int) -> Tensor:
     """Tokens that an expert takes of each group, k / E of them, rounded up; (G, 1)."""
     size_G1 = (grid_GS < num_tokens).sum(1, keepdim=True)
-    return (size_G1.double() * k / num_experts).round(decimals=6).ceil().long()  # 1.1 * 10 is a hair above 11
+    return (size_G1.double() * k / num_experts).round(decimals=6).ceil().long()  # 1.1 * 100 is a hair above 110
 
 
 @torch.no_grad()

@@ -75,18 +75,20 @@ class SinkhornRouter(Stateless, LinearRouter):
         wanted_TE = logits_TE
         if self.training:
             valid_T = valid_tokens(info, len(x_TD))
-            wanted_TE = logits_TE + self._log_factor(logits_TE if valid_T is None else logits_TE[valid_T])
+            counted = logits_TE if valid_T is None else logits_TE[valid_T]
+            wanted_TE = logits_TE + log_factor(counted, self.config.tolerance, self.config.max_rounds)
         expert_TK = best(wanted_TE, self.config.k)
         weight_TK = gate_scores(gate, logits_TE).gather(-1, expert_TK)
         probs_TE = gate_distribution(gate, logits_TE)
         return token_choice(expert_TK, weight_TK, info, logits_TE=logits_TE, probs_TE=probs_TE)
 
-    @torch.no_grad()
-    def _log_factor(self, logits_TE: Tensor) -> Tensor:
-        """log d1, (E,)."""
-        factor_E = logits_TE.new_zeros(self.num_experts)
-        for _ in range(self.config.max_rounds if len(logits_TE) else 0):
-            before_E, factor_E = factor_E, evened(logits_TE, factor_E)
-            if (factor_E - before_E).abs().mean() < self.config.tolerance:
-                break
-        return factor_E
+
+@torch.no_grad()
+def log_factor(logits_TE: Tensor, tolerance: float, max_rounds: int) -> Tensor:
+    """log d1 for which d0 exp(z) d1 has rows that sum to 1 / T and columns that sum to nearly 1 / E; (E,)."""
+    factor_E = logits_TE.new_zeros(logits_TE.shape[1])
+    for _ in range(max_rounds if len(logits_TE) else 0):
+        before_E, factor_E = factor_E, evened(logits_TE, factor_E)
+        if (factor_E - before_E).abs().mean() < tolerance:
+            break
+    return factor_E

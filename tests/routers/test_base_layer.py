@@ -46,13 +46,13 @@ def test_padding_takes_no_place():
 
 def test_a_worked_example():
     """Both tokens want expert 0, the second one more; sigmoid(ln 3) = 3/4, sigmoid(-ln 3) = 1/4."""
-    logits_TE = torch.tensor([[3.0, 1 / 3], [9.0, 1 / 9]]).log()
+    logits_TE = torch.tensor([[3.0, 1 / 3], [9.0, 1 / 9]], dtype=torch.float64).log()
     router, x_TD = told(BASERouterConfig(), logits_TE)
     training, evaluation = (router.train(mode)(x_TD) for mode in (True, False))
     assert training.expert_N.tolist() == [1, 0]
-    same(training.weight_N, torch.tensor([0.25, 0.9]).double(), tolerance=1e-6)
+    same(training.weight_N, torch.tensor([0.25, 0.9], dtype=torch.float64))
     assert evaluation.expert_N.tolist() == [0, 0]
-    same(evaluation.weight_N, torch.tensor([0.75, 0.9]).double(), tolerance=1e-6)
+    same(evaluation.weight_N, torch.tensor([0.75, 0.9], dtype=torch.float64))
 
 
 def test_a_centroid_learns_through_the_weight_alone():

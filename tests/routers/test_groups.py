@@ -29,7 +29,7 @@ def test_groups_are_cut_into_runs_of_one_size_but_for_the_last_of_each():
 def test_a_share_is_rounded_up_but_not_by_floating_point():
     grid_GS = torch.tensor([[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 9, 9]])
     assert fair_share(grid_GS, 9, 1.5, 4).tolist() == [[2], [2], [1]]
-    assert fair_share(torch.arange(10)[None], 10, 1.1, 1).tolist() == [[11]]  # 1.1 * 10 > 11
+    assert fair_share(torch.arange(100)[None], 100, 1.1, 10).tolist() == [[11]]  # 1.1 * 100 is above 110
 
 
 def test_experts_take_as_many_as_they_have_room_for_and_the_earlier_of_equal_tokens():
