@@ -56,6 +56,8 @@ class BASERouter(Stateless, LinearRouter):
     assignment is found by shortest paths (`balanced_assignment`) instead of an auction.
     """
 
+    starts_by_itself = True  # a decoder's normal initialisation would not be orthogonal
+
     def __init__(self, config: BASERouterConfig, dim: int, num_experts: int) -> None:
         super().__init__(dim, num_experts)
         self.config, self.causal = config, config.causal
