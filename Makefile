@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # A process a core, each with one thread of torch (tests/conftest.py); who has no more to do takes tests of others.
 PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
 
-.PHONY: install demo test check bench clean
+.PHONY: install demo test check bench docs clean
 
 install: $(VENV)/.installed
 
@@ -33,6 +33,12 @@ BENCHMARKS := layer growth one_token memory generation train_throughput dense_tw
 
 bench: install
 	set -e; for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py; done
+	$(BIN)/python benchmarks/report.py
+
+# The README's tree, and the pages made of configs and results.
+docs: install
+	$(BIN)/python tools/tree.py
+	$(BIN)/python tools/routers_page.py
 	$(BIN)/python benchmarks/report.py
 
 clean:

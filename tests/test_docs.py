@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import doctest
-import importlib.util
+import importlib
 import re
 import subprocess
 import sys
+import typing
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+
+from sparsemix.routers import RouterConfig
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
@@ -68,12 +72,27 @@ def test_docstring_examples(path):
     assert result.failed == 0
 
 
-def test_tree_in_the_readme_is_up_to_date():
-    spec = importlib.util.spec_from_file_location("tree", ROOT / "tools" / "tree.py")
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+def tool(name: str, monkeypatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    return importlib.import_module(name)
+
+
+def test_tree_in_the_readme_is_up_to_date(monkeypatch):
     readme = (ROOT / "README.md").read_text()
-    assert readme == tool.updated(readme), "run: python tools/tree.py"
+    assert readme == tool("tree", monkeypatch).updated(readme), "run: make docs"
+
+
+def test_page_of_routers_is_up_to_date_and_leaves_none_out(monkeypatch):
+    routers_page, entries = tool("routers_page", monkeypatch), tool("router_entries", monkeypatch)
+    assert (ROOT / "docs" / "routers.md").read_text() == routers_page.page(), "run: make docs"
+    union = typing.get_args(typing.get_args(RouterConfig)[0])
+    assert {type(routers_page.config_of(entry)) for entry in entries.ENTRIES} == set(union)
+
+
+def test_picture_of_routers_has_a_panel_for_each(monkeypatch):
+    routers_page, entries = tool("routers_page", monkeypatch), tool("router_entries", monkeypatch)
+    titles = [axis.get_title() for axis in routers_page.picture().axes]
+    assert [title for title in titles if title] == [entry.name for entry in entries.ENTRIES]
 
 
 def test_every_file_says_what_it_is_for():

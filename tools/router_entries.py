@@ -73,7 +73,16 @@ ENTRIES = (
     ),
     Entry(
         name="Device-limited, DeepSeek-V2",
-        config={"type": "group_limited", "k": 2, "num_groups": 4, "keep_groups": 2, "gate": "softmax"},
+        config={
+            "type": "group_limited",
+            "k": 2,
+            "num_groups": 4,
+            "keep_groups": 2,
+            "gate": "softmax_topk",
+            "group_score": "best",
+            "normalize": False,
+            "selection_bias": None,
+        },
         paper="2405.04434",
         formula="p = softmax(Wx); the k largest within the groups whose best p is highest; w = p",
         use="to run or continue DeepSeek-V2",
@@ -145,7 +154,7 @@ ENTRIES = (
     ),
     Entry(
         name="LIMoE",
-        config={"type": "limoe"},
+        config={"type": "limoe", "min_experts": [4.0, 4.0], "local": [1]},
         paper="2206.02770",
         formula="V-MoE with k = 1",
         use="images and text through the same experts",
@@ -154,7 +163,7 @@ ENTRIES = (
     ),
     Entry(
         name="Expert choice",
-        config={"type": "expert_choice", "factor": 2.0},
+        config={"type": "expert_choice", "capacity_factor": 2.0},
         paper="2202.09368",
         formula="S = softmax(Wx); each expert takes the c T / E tokens with its largest S; w = S",
         use="encoders, vision, diffusion: perfect loads, tokens of variable compute",

@@ -35,10 +35,23 @@ by default, with the paper's coefficients.
 PICTURE = f"""## The same input through each
 
 {TOKENS} tokens from four clusters, {NUM_EXPERTS} experts, in training, the same matrix W wherever the shapes allow.
-Columns are tokens, rows are experts; the darker, the larger the combine weight; red frames are choices that a capacity
-refused.
+Columns are tokens, rows are experts; the darker, the larger the combine weight; red frames are choices that nobody
+computes, since a capacity refused them, a better one was free, or the expert is a zero.
 
 ![The routing of each router](routers.png)
+"""
+OTHERS = """## Two that choose something else
+
+**Soft MoE** (2308.00951, `SoftMoEConfig`) has no edges: each expert computes a few slots, weighted means of all
+tokens of a sequence, D = softmax over tokens and C = softmax over slots of normalised products. Differentiable
+everywhere, the cost does not depend on the number of experts; not causal, so for encoders and vision.
+
+**Mixture of depths** (2404.02258, `DecoderConfig(depth=DepthConfig(...))`) chooses tokens for a block rather than
+experts for a token: r = w x, and the c S tokens of a sequence with the largest r go through, x + r (block(x) - x).
+Which these are depends on later tokens; a predictor, trained beside, decides in evaluation and generation, one
+token at a time.
+
+A `PooledRouter` routes whole sequences or images by their mean, for convolutional and recurrent experts.
 """
 DEMOS = """## In a language model
 
@@ -60,13 +73,13 @@ def main() -> None:
 
 def page() -> str:
     """The page in Markdown."""
-    rows = [_row(entry) for entry in ENTRIES]
-    return "\n".join([HEAD, f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|", *rows, "", PICTURE, *_demos()])
+    table = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|", *(_row(entry) for entry in ENTRIES)]
+    return "\n".join([HEAD, *table, "", OTHERS, PICTURE, *_demos()])
 
 
 def config_of(entry: Entry) -> Any:
     """The config that the entry names, with the defaults of its class."""
-    return pydantic.TypeAdapter(RouterConfig).validate_python(dict(entry.config))
+    return pydantic.TypeAdapter(RouterConfig).validate_json(json.dumps(entry.config))
 
 
 def _row(entry: Entry) -> str:
@@ -142,7 +155,7 @@ def draw(axis: Axes, title: str, routing: Routing) -> None:
     live_N = torch.ones_like(routing.token_N, dtype=torch.bool) if routing.live_N is None else routing.live_N
     dead = ~live_N & (routing.weight_N > 0)
     weight_ET[routing.expert_N[~live_N], routing.token_N[~live_N]] = 0
-    axis.imshow(weight_ET, aspect="auto", cmap="Blues", vmin=0, vmax=max(float(weight_ET.max()), 1e-9))
+    axis.imshow(weight_ET.numpy(), aspect="auto", cmap="Blues", vmin=0, vmax=max(float(weight_ET.max()), 1e-9))
     for token, expert in zip(routing.token_N[dead].tolist(), routing.expert_N[dead].tolist()):
         axis.add_patch(Rectangle((token - 0.5, expert - 0.5), 1, 1, fill=False, edgecolor="#d1495b", linewidth=0.8))
     axis.add_patch(Rectangle((-0.5, -0.5), TOKENS, NUM_EXPERTS, fill=False, edgecolor="#999999", linewidth=0.8))
