@@ -124,6 +124,11 @@ class MoE(nn.Module):
         self.router, self.experts, self.shared, self.shared_gate = router, experts, shared, shared_gate
         self.routed_scale, self.item_dims = routed_scale, item_dims
 
+    def routers(self) -> list[Router]:
+        """This router and those of mixtures used as experts, in the order in which `flatten` gives their routings."""
+        experts = self.experts.experts if isinstance(self.experts, ModuleExperts) else ()
+        return [self.router, *(router for one in experts if isinstance(one, MoE) for router in one.routers())]
+
     def forward(
         self, x: Tensor, *, info: TokenInfo | None = None, previous: Routing | None = None
     ) -> tuple[Tensor, Routing]:

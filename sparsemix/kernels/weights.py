@@ -11,7 +11,7 @@ class ExpertWeights(NamedTuple):
     """Of E experts. Any strides will do: transposed views of other libraries' checkpoints are served without a copy."""
 
     up_EGD: Tensor
-    """G = 2F for a gated activation, gate rows first; G = F for a plain one."""
+    """G = 2F for a gated activation, gate rows first or in turns as it says; G = F for a plain one."""
     down_EDF: Tensor
     up_bias_EG: Tensor | None = None
     """added before the activation."""

@@ -6,6 +6,7 @@ from sparsemix.models.decoder import Decoder, DecoderConfig, DecoderOutput
 from sparsemix.models.depth import DepthConfig
 from sparsemix.models.init import InitConfig, initialize
 from sparsemix.models.primitives import evaluating
+from sparsemix.models.recurrent import MoELSTM, MoELSTMConfig, MoERNN, MoERNNConfig
 from sparsemix.models.rotary import YarnConfig
 
 __all__ = [
@@ -15,6 +16,10 @@ __all__ = [
     "DecoderOutput",
     "DepthConfig",
     "InitConfig",
+    "MoELSTM",
+    "MoELSTMConfig",
+    "MoERNN",
+    "MoERNNConfig",
     "YarnConfig",
     "chunked_cross_entropy",
     "evaluating",

@@ -35,8 +35,9 @@ class DepthConfig:
     or the router's own score, which is then trained to be positive for these."""
     predictor_hidden: int = Field(default=64, ge=1)
     """Width of that perceptron."""
-    predictor_weight: float = Field(default=1.0, ge=0)
-    """Multiplies the predictor's cross-entropy before it is added to the loss."""
+    predictor_weight: float = Field(default=0.01, ge=0)
+    """Multiplies the predictor's cross-entropy before it is added to the loss; at 1, a router that predicts forgets
+    what else it is for."""
 
     def places(self, num_tokens: int) -> int:
         """Tokens of a sequence of so many, padding included, that go through in training: at least one."""

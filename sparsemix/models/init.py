@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator
+from typing import Any, cast
 
 import torch
 from pydantic import Field
@@ -49,8 +50,9 @@ def initialize(decoder: nn.Module, init: InitConfig, seed: int) -> None:
     parameters = dict(decoder.named_parameters())
     tied = "unembedding.weight" not in parameters
     num_layers = len({name.split(".")[1] for name in parameters if name.startswith("blocks.")})
+    started = _let_start(decoder, seed)
     for name, parameter in parameters.items():
-        if parameter.is_meta:
+        if parameter.is_meta or name in started:
             continue
         constant = _constant(name, parameter)
         if constant is not None:
@@ -61,6 +63,18 @@ def initialize(decoder: nn.Module, init: InitConfig, seed: int) -> None:
             std /= math.sqrt(2 * max(num_layers, 1))
         for stream, matrix in _matrices(name, parameter):
             matrix.copy_(_normal(matrix.shape, f"{seed}/{stream}") * std)
+
+
+def _let_start(decoder: nn.Module, seed: int) -> set[str]:
+    """Let the modules that `starts_by_itself` do so, from streams of their own; the names of their parameters."""
+    found = set()
+    for name, module in decoder.named_modules():
+        if getattr(module, "starts_by_itself", False):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(_stream_seed(f"{seed}/{name}"))
+                cast(Any, module).reset_parameters()
+            found |= {f"{name}.{leaf}" for leaf, _ in module.named_parameters()}
+    return found
 
 
 def _constant(name: str, parameter: Tensor) -> float | None:
@@ -101,6 +115,9 @@ def _matrices(name: str, parameter: Tensor) -> Iterator[tuple[str, Tensor]]:
 
 
 def _normal(shape: torch.Size, stream: str) -> Tensor:
-    digest = hashlib.sha256(stream.encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    generator = torch.Generator().manual_seed(_stream_seed(stream))
     return torch.randn(shape, generator=generator, device="cpu", dtype=torch.float32)
+
+
+def _stream_seed(stream: str) -> int:
+    return int.from_bytes(hashlib.sha256(stream.encode()).digest()[:8], "big") >> 1

@@ -56,10 +56,10 @@ class LayerLoad(NamedTuple):
 @torch.no_grad()
 def held_out_loads(model: Decoder, batches: Iterable[tuple[str, Batch]], precision: Precision) -> list[LayerLoad]:
     """The loads of each layer with a mixture, in evaluation mode."""
-    router_of = routers(model)
+    routers_of = routers(model)
 
     def collect(layer: int, routing: Routing) -> tuple[Tensor, Tensor]:
-        return load(routing, router_of[layer].num_experts), _served(routing)
+        return load(routing, routers_of[layer][0].num_experts), _served(routing)
 
     sums, tokens = [], 0
     with evaluating(model):
@@ -69,7 +69,7 @@ def held_out_loads(model: Decoder, batches: Iterable[tuple[str, Batch]], precisi
                 sums.append(model(on_device.tokens_BS, collect=collect).collected)
             tokens += batch.tokens_BS.size
     found = []
-    for layer, parts in zip(router_of, zip(*sums, strict=True), strict=True):
+    for layer, parts in zip(routers_of, zip(*sums, strict=True), strict=True):
         load_E, served = (torch.stack(column).sum(0).cpu() for column in zip(*parts, strict=True))
         dropped = 1 - float(served) / max(float(load_E.sum()), 1.0)
         found.append(LayerLoad(layer, load_E, tokens, dropped))

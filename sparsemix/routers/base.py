@@ -104,11 +104,11 @@ def wide_dtype(x: Tensor | None = None) -> torch.dtype:
     return at_least_float32(torch.get_default_dtype() if x is None else x.dtype)
 
 
-def live_edges(info: TokenInfo | None, token_N: Tensor, num_tokens: int) -> Tensor | None:
-    """bool (N,): False for edges of padding; None where there is no padding.
+def valid_tokens(info: TokenInfo | None, num_tokens: int) -> Tensor | None:
+    """`info.valid_T`, bool (T,); None where there is no padding.
 
     Raises:
-        ValueError: `valid_T` is not bool (a mask of 0 and 1 would be taken for indices) or not of shape (T,).
+        ValueError: it is not bool (a mask of 0 and 1 would be taken for indices) or not of shape (T,).
     """
     if info is None or info.valid_T is None:
         return None
@@ -120,4 +120,10 @@ def live_edges(info: TokenInfo | None, token_N: Tensor, num_tokens: int) -> Tens
         f"{valid_T.dtype} of shape {tuple(valid_T.shape)}",
         "pass mask.bool().flatten()",
     )
-    return valid_T[token_N]
+    return valid_T
+
+
+def live_edges(info: TokenInfo | None, token_N: Tensor, num_tokens: int) -> Tensor | None:
+    """bool (N,): False for edges of padding; None where there is no padding. Raises as `valid_tokens`."""
+    valid_T = valid_tokens(info, num_tokens)
+    return None if valid_T is None else valid_T[token_N]

@@ -14,8 +14,8 @@ from sparsemix.config import config
 from sparsemix.routers.base import Stateless, wide_dtype
 from sparsemix.routers.capacity import CapacityConfig, keeps_causality
 from sparsemix.routers.linear import LinearRouter
-from sparsemix.routers.score import linear_scores, softmax_among
-from sparsemix.routers.select import best, check_k, check_not_constant, keep, token_choice
+from sparsemix.routers.score import check_not_constant, linear_scores, softmax_among
+from sparsemix.routers.select import best, check_k, keep, token_choice
 from sparsemix.routing import Routing, TokenInfo
 
 
@@ -43,7 +43,8 @@ class MoEPPRouterConfig:
 
     @model_validator(mode="after")
     def _router_gets_gradient(self) -> MoEPPRouterConfig:
-        check_not_constant("k", self.k, self.normalize)
+        seen, remedy = "k=1 with normalize=True", "use normalize=False, or k >= 2"
+        check_not_constant(self.k == 1 and self.normalize, "k", seen, remedy)
         return self
 
     @property
@@ -93,8 +94,8 @@ class MoEPPRouter(Stateless, LinearRouter):
 
     def __init__(self, config: MoEPPRouterConfig, dim: int, num_experts: int) -> None:
         check_k(config.k, num_experts)
-        rule, remedy = f"must leave an FFN among {num_experts}", "lower num_zero, num_copy, num_constant or add experts"
-        check(config.num_cheap < num_experts, "experts that are no FFNs", rule, config.num_cheap, remedy)
+        rule, remedy = f"must leave an FFN among {num_experts}", "lower one of them or add experts"
+        check(config.num_cheap < num_experts, "num_zero + num_copy + num_constant", rule, config.num_cheap, remedy)
         super().__init__(dim, num_experts)
         self.config, self.causal = config, config.causal
         self.residual_EE = nn.Parameter(torch.empty(num_experts, num_experts, dtype=wide_dtype()))

@@ -44,14 +44,15 @@ def gate_scores(gate: Gate, logits_TE: Tensor) -> Tensor:
 
 
 def check_gradient(k: int, gate: Gate, normalize: bool) -> None:
-    """Raise `ValueError` where the weight of a token's only expert is always 1, which gives the router no gradient."""
-    check(
-        k > 1 or not (gate == "topk_softmax" or normalize),
-        "k",
-        "one expert whose weight is normalised to 1 gives the router no gradient",
-        f"k=1 with gate={gate}, normalize={normalize}",
-        "use gate='softmax_topk' or 'sigmoid' with normalize=False, or k >= 2",
-    )
+    """Raise `ValueError` where the gate gives a token's only expert the weight 1."""
+    seen = f"k=1 with gate={gate}, normalize={normalize}"
+    remedy = "use gate='softmax_topk' or 'sigmoid' with normalize=False, or k >= 2"
+    check_not_constant(k == 1 and (gate == "topk_softmax" or normalize), "k", seen, remedy)
+
+
+def check_not_constant(constant: bool, name: str, seen: str, remedy: str) -> None:
+    """Raise `ValueError` where all weights are 1 whatever the router says."""
+    check(not constant, name, "one expert whose weight is normalised to 1 gives the router no gradient", seen, remedy)
 
 
 def gate_weights(gate: Gate, scores_TK: Tensor, normalize: bool) -> Tensor:

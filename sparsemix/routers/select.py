@@ -20,12 +20,6 @@ def check_k(k: int, num_experts: int) -> None:
     check(1 <= k <= num_experts, "k", "must be in 1..num_experts", seen, remedy)
 
 
-def check_not_constant(name: str, k: int | None, normalize: bool) -> None:
-    """Raise `ValueError` where a token has one expert whose weight is always 1."""
-    rule = "one expert whose weight is normalised to 1 gives the router no gradient"
-    check(k != 1 or not normalize, name, rule, f"{name}=1 with normalize=True", "use normalize=False, or 2 or more")
-
-
 def best(scores_TE: Tensor, k: int) -> Tensor:
     """The k best experts of each token, best first, (T, K)."""
     return scores_TE.detach().topk(k, dim=-1).indices

@@ -12,8 +12,8 @@ from sparsemix.balance import LocalEntropyLoss, Loss, SwitchLoss
 from sparsemix.config import config
 from sparsemix.routers.base import Stateless
 from sparsemix.routers.linear import LinearRouter
-from sparsemix.routers.score import over_sum, running_sum
-from sparsemix.routers.select import check_not_constant, ragged_choice
+from sparsemix.routers.score import check_not_constant, over_sum, running_sum
+from sparsemix.routers.select import ragged_choice
 from sparsemix.routing import Routing, TokenInfo
 
 
@@ -34,7 +34,8 @@ class TopPRouterConfig:
 
     @model_validator(mode="after")
     def _router_gets_gradient(self) -> TopPRouterConfig:
-        check_not_constant("max_k", self.max_k, self.normalize)
+        seen, remedy = "max_k=1 with normalize=True", "use normalize=False, or max_k >= 2"
+        check_not_constant(self.max_k == 1 and self.normalize, "max_k", seen, remedy)
         return self
 
     @property

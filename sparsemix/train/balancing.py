@@ -16,7 +16,7 @@ from sparsemix.routers import Router
 from sparsemix.routing import Routing, TokenInfo, flatten
 
 Total = tuple[Tensor | None, ...]
-"""The statistic of each loss, over however much has been added up."""
+"""The statistics of a layer, one for each loss or router, over however much has been added up."""
 
 
 @config
@@ -73,9 +73,14 @@ def add_up(parts: Sequence[Total]) -> Total:
     )
 
 
-def routers(model: Decoder) -> dict[int, Router]:
-    """Block number -> its router, for the blocks with a mixture, in order."""
-    return {layer: model.blocks[layer].ffn.router for layer in model.config.moe_layers}  # type: ignore[union-attr]
+def routers(model: Decoder) -> dict[int, list[Router]]:
+    """Block number -> its router, and those of mixtures inside, for the blocks with a mixture, in order."""
+    return {layer: model.blocks[layer].ffn.routers() for layer in model.config.moe_layers}  # type: ignore[union-attr]
+
+
+def statistics(routers: Sequence[Router], routing: Routing) -> Total:
+    """What each of these routers wants to adapt to, of a layer's routing."""
+    return tuple(router.statistic(one) for router, one in zip(routers, flatten(routing), strict=True))
 
 
 def unbalanced(model: Decoder, balance: Balance) -> list[int]:
@@ -84,7 +89,7 @@ def unbalanced(model: Decoder, balance: Balance) -> list[int]:
     Found by asking: each router routes a few random tokens, and the gradient of its balance loss is looked at.
     """
     with torch.random.fork_rng(devices=[]):
-        return [layer for layer, router in routers(model).items() if not _is_balanced(router, model, balance)]
+        return [layer for layer, (router, *_) in routers(model).items() if not _is_balanced(router, model, balance)]
 
 
 def _is_balanced(router: Any, model: Decoder, balance: Balance) -> bool:

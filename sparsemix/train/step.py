@@ -13,7 +13,7 @@ from sparsemix.data import Batch
 from sparsemix.models import Decoder, DecoderOutput, chunked_cross_entropy
 from sparsemix.models.decoder import Collect
 from sparsemix.routing import Routing, load
-from sparsemix.train.balancing import Balance, Total, add_up, routers
+from sparsemix.train.balancing import Balance, Total, add_up, routers, statistics
 from sparsemix.train.batch import TensorBatch, to_tensors
 from sparsemix.train.precision import Precision
 from sparsemix.train.random_stream import fork
@@ -32,8 +32,8 @@ class LayerReport(NamedTuple):
     """The weighted balance losses; carries gradient."""
     load_E: Tensor
     """Valid choices of each expert, int64."""
-    statistic: Tensor | None
-    """What the router wants to adapt to."""
+    statistic: Total
+    """What the router wants to adapt to, and the routers of mixtures inside."""
     routing: Routing | None
 
 
@@ -46,7 +46,7 @@ class Gathered(NamedTuple):
     """The balance losses, detached."""
     load: tuple[Tensor, ...]
     """Choices of each expert, one (E,) tensor for each layer with a mixture."""
-    statistic: tuple[Tensor | None, ...]
+    statistic: tuple[Total, ...]
     """For `router.update`, likewise."""
 
 
@@ -92,9 +92,9 @@ class GradientStep(NamedTuple):
                 batch.weight_BS.flatten(),
             )
         layers: tuple[LayerReport, ...] = output.collected
-        balance = loss.new_zeros(())
-        if layers:
-            balance = tokens * torch.stack([layer.balance for layer in layers]).sum()
+        terms = [layer.balance for layer in layers]
+        terms += [routing.loss for routing in output.depth if routing.loss is not None]
+        balance = tokens * torch.stack(terms).sum() if terms else loss.new_zeros(())
         (loss + balance).backward()
         return _Part(loss.detach(), balance.detach(), layers)
 
@@ -124,13 +124,13 @@ class GradientStep(NamedTuple):
             )
 
     def _collect(self, totals: dict[int, list[Total]] | None, keep_routing: bool) -> Collect:
-        router_of = routers(self.model)
+        routers_of = routers(self.model)
 
         def collect(layer: int, routing: Routing) -> LayerReport:
             return LayerReport(
                 balance=self.balance.loss(routing, None if totals is None else totals[layer]),
-                load_E=load(routing, router_of[layer].num_experts),
-                statistic=router_of[layer].statistic(routing),
+                load_E=load(routing, routers_of[layer][0].num_experts),
+                statistic=statistics(routers_of[layer], routing),
                 routing=_detached(routing) if keep_routing else None,
             )
 
@@ -150,16 +150,9 @@ def _total(parts: Sequence[_Part]) -> Gathered:
     return Gathered(
         loss=torch.stack([part.loss for part in parts]).sum(),
         balance=torch.stack([part.balance for part in parts]).sum(),
-        load=tuple(_sum([report.load_E for report in reports]) for reports in by_layer),
-        statistic=tuple(
-            None if reports[0].statistic is None else _sum([report.statistic for report in reports])
-            for reports in by_layer
-        ),
+        load=tuple(torch.stack([report.load_E for report in reports]).sum(0) for reports in by_layer),
+        statistic=tuple(add_up([report.statistic for report in reports]) for reports in by_layer),
     )
-
-
-def _sum(tensors: Sequence[Any]) -> Tensor:
-    return torch.stack(tuple(tensors)).sum(0)
 
 
 def _shares(batches: Sequence[Batch], field: str) -> list[float]:

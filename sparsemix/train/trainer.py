@@ -166,9 +166,10 @@ class Trainer:
             norm = torch.tensor(grad_norm, device=self.precision.device)
             torch.nn.utils.clip_grads_with_norm_(self.optimizer.parameters, self._clip_norm, norm)
         self.optimizer.step(self._multiplier(self.steps_done))
-        for router, statistic in zip(routers(self.model).values(), gathered.statistic, strict=True):
-            if statistic is not None:
-                router.update(statistic)
+        for layer, total in zip(routers(self.model).values(), gathered.statistic, strict=True):
+            for router, statistic in zip(layer, total, strict=True):
+                if statistic is not None:
+                    router.update(statistic)
 
     def _note(self, skipped: bool, loss: float, grad_norm: float) -> None:
         self._skipped_in_a_row = self._skipped_in_a_row + 1 if skipped else 0

@@ -1,4 +1,4 @@
-"""The compiled back end where tiles, panels, slabs and batches end, with vectors of each width; and what it refuses."""
+"""The compiled back end where tiles, panels, slabs and batches end, with vectors of each width."""
 
 import platform
 from concurrent.futures import ThreadPoolExecutor
@@ -6,9 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from cases import ACTIVATIONS, same
+from cpp_cases import SIZES, activation_of, dispatch_of_size, run, tensors
 
-from sparsemix import Dispatch, Routing, sort_by_expert
-from sparsemix.kernels import ClampedGated, ExpertWeights, Gated, Plain, cpp, cpu, expert_mlp, linear, rms_norm
+from sparsemix import Routing, sort_by_expert
+from sparsemix.kernels import ExpertWeights, Plain, cpp, cpu, expert_mlp, linear, rms_norm
 from sparsemix.kernels.cpp import library as built
 from sparsemix.kernels.weights import Needs
 
@@ -18,74 +19,6 @@ TARGETS = ["native"]
 if platform.machine() == "x86_64":
     TARGETS += ["x86-64"]
     TARGETS += ["haswell"] if torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512") else []
-BIASED = ("biased", "clamped")
-# tokens, dim, hidden, experts, k
-SIZES = [
-    (1, 16, 16, 2, 1),
-    (5, 7, 3, 4, 2),
-    (40, 33, 17, 3, 2),
-    (300, 64, 48, 4, 2),
-    (100, 16, 16, 64, 2),  # few rows an expert, and none
-    (700, 48, 40, 1, 1),  # several blocks
-    (2600, 40, 24, 2, 1),  # several batches
-    (150, 600, 530, 2, 2),  # several slabs of the depth, in both projections
-    (40, 600, 530, 3, 1),  # the same with few rows
-]
-
-
-def dispatch_of_size(tokens: int, experts: int, k: int, dead: bool) -> Dispatch:
-    generator = torch.Generator().manual_seed(tokens)
-    routing = Routing(
-        token_N=torch.arange(tokens).repeat_interleave(k),
-        expert_N=torch.randint(experts, (tokens * k,), generator=generator),
-        weight_N=torch.rand(tokens * k, generator=generator),
-        live_N=torch.rand(tokens * k, generator=generator) > 0.3 if dead else None,
-        edges_per_token=None if tokens == 5 else k,
-    )
-    return sort_by_expert(routing, experts)
-
-
-def activation_of(form, name="silu"):
-    match form:
-        case "gated":
-            return Gated(name)
-        case "interleaved":
-            return Gated(name, interleaved=True)
-        case "clamped":
-            return ClampedGated(limit=2.0, alpha=1.3)
-        case _:
-            return Plain(name)
-
-
-def tensors(size, form, transposed=False):
-    tokens, dim, hidden, experts, _ = size
-    generator = torch.Generator().manual_seed(dim)
-    wide = activation_of(form).width * hidden
-    up, down = (
-        torch.randn(experts, wide, dim, generator=generator),
-        torch.randn(experts, dim, hidden, generator=generator),
-    )
-    up, down = up / dim**0.5, down / hidden**0.5
-    if transposed:
-        up, down = up.mT.contiguous().mT, down.mT.contiguous().mT
-    biases = (torch.randn(experts, wide, generator=generator), torch.randn(experts, dim, generator=generator))
-    x_TD, dy_TD = torch.randn(2, tokens, dim, generator=generator)
-    return x_TD, dy_TD, ExpertWeights(up, down, *(biases if form in BIASED else ()))
-
-
-def run(ops, size, form, name="silu", transposed=False, dead=False, dtype=torch.float32):
-    """y and every gradient."""
-    dispatch = dispatch_of_size(size[0], *size[3:], dead)
-    x_TD, dy_TD, weights = tensors(size, form, transposed)
-    dispatch = dispatch._replace(weight_N=dispatch.weight_N.to(dtype))
-    x_TD, dy_TD, weights = (
-        x_TD.to(dtype),
-        dy_TD.to(dtype),
-        ExpertWeights(*(w if w is None else w.to(dtype) for w in weights)),
-    )
-    act, needs = activation_of(form, name), Needs(*[True] * 4, *[form in BIASED] * 2)
-    y_TD, saved = ops.forward(x_TD, dispatch, weights, act)
-    return y_TD, *ops.backward(dy_TD, x_TD, saved, dispatch, weights, act, needs)
 
 
 def agrees(size, form, **options):
@@ -207,71 +140,6 @@ def test_the_experts_of_one_token(target, form, k):
     expected, _ = cpu.forward(x_1D.double(), dispatch, wide, activation_of(form))
     found = cpp.one_token(x_1D, expert_K, weight_K, weights, activation_of(form))
     same(found, expected.float(), tolerance=1e-5)
-
-
-def bad(field, change):
-    """The dispatch of 6 tokens, two edges each, with one field changed."""
-    dispatch = dispatch_of_size(6, 4, 2, dead=True)
-    return dispatch._replace(**{field: change(getattr(dispatch, field))})
-
-
-@pytest.mark.parametrize(
-    ("field", "change", "message"),
-    [
-        ("token_N", lambda token: token + 1, r"token_N: must be int64 from 0 to 5, got torch.int64 from 1 to 6"),
-        ("token_N", lambda token: token - 1, r"token_N: .* from -1 to 4"),
-        ("token_N", lambda token: token.int(), r"token_N: .* got torch.int32"),
-        ("weight_N", lambda weight: weight[1:], r"weight_N: must be a number a row, got \(11,\)"),
-        ("bounds", lambda bounds: bounds.long(), r"bounds: must be int32, .* got torch.int64"),
-        ("bounds", lambda bounds: bounds[1:], r"bounds: .* 5 offsets"),
-        ("bounds", lambda bounds: bounds + 1, r"bounds: .* rise from 0"),
-        ("bounds", lambda bounds: bounds * 9, r"bounds: .* at most 12"),
-        ("bounds", lambda bounds: bounds[[0, 2, 1, 3, 4]], r"bounds: .* rise"),
-        ("slot_TK", lambda slot: slot[1:], r"slot_TK: must be a row a token, got \(5, 2\)"),
-        ("slot_TK", lambda slot: slot + 1, r"slot_TK: must be int64 from 0 to 11"),
-        ("slot_TK", lambda slot: slot.int(), r"slot_TK: must be int64"),
-    ],
-)
-def test_a_dispatch_of_rows_that_are_not_there_is_refused(field, change, message):
-    x_TD, dy_TD, weights = tensors((6, 8, 6, 4, 2), "gated")
-    _, saved = cpp.forward(x_TD, dispatch_of_size(6, 4, 2, dead=True), weights, Gated("silu"))
-    with pytest.raises(ValueError, match=f"^{message}"):
-        cpp.forward(x_TD, bad(field, change), weights, Gated("silu"))
-    with pytest.raises(ValueError, match=f"^{message}"):
-        cpp.backward(dy_TD, x_TD, saved, bad(field, change), weights, Gated("silu"), Needs())
-
-
-@pytest.mark.parametrize(
-    ("field", "axis"),
-    [(field, axis) for field in ("up_EGD", "down_EDF") for axis in range(3)]
-    + [(field, axis) for field in ("up_bias_EG", "down_bias_ED") for axis in range(2)],
-)
-def test_weights_that_do_not_go_together_are_refused(field, axis):
-    size = (6, 8, 6, 4, 2)
-    x_TD, _, weights = tensors(size, "clamped")
-    weights = weights._replace(**{field: getattr(weights, field).narrow(axis, 1, 3)})
-    for run_one in (
-        lambda: cpp.forward(x_TD, dispatch_of_size(6, 4, 2, dead=False), weights, activation_of("clamped")),
-        lambda: cpp.one_token(x_TD[:1], torch.tensor([0]), torch.ones(1), weights, activation_of("clamped")),
-    ):
-        with pytest.raises(ValueError, match=r"^\w+: must be of shape .*, to go with down_EDF, got \("):
-            run_one()
-
-
-def test_an_expert_that_is_not_there_is_refused():
-    x_1D, _, weights = tensors((1, 8, 6, 4, 1), "gated")
-    for expert in (-1, 4):
-        with pytest.raises(ValueError, match=f"^expert_K: must be int64 from 0 to 3, got torch.int64 from {expert} to"):
-            cpp.one_token(x_1D, torch.tensor([expert]), torch.ones(1), weights, Gated("silu"))
-
-
-def test_a_row_or_a_norm_of_another_length_is_refused():
-    with pytest.raises(ValueError, match=r"^x_1D: must be of shape \(1, 3\), to go with w_FD, got \(1, 2\)$"):
-        cpp.one_row(torch.ones(1, 2), torch.ones(5, 3))
-    with pytest.raises(ValueError, match=r"^bias_F: must be of shape \(5,\), to go with w_FD, got \(1,\)$"):
-        cpp.one_row(torch.ones(1, 3), torch.ones(5, 3), torch.ones(1))
-    with pytest.raises(ValueError, match=r"^weight_D: must be of shape \(3,\), to go with x, got \(4,\)$"):
-        cpp.rms_norm(torch.ones(2, 3), torch.ones(4), 1e-6)
 
 
 def test_gradients_arrive_through_autograd_too():

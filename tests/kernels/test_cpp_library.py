@@ -44,6 +44,7 @@ def test_is_built_once(tmp_path):
     assert [path.stat().st_mtime_ns for path in (tmp_path / "sparsemix").iterdir()] == [before]
 
 
+@pytest.mark.slow
 @needs_a_compiler
 def test_processes_that_start_together_may_all_build_it(tmp_path):
     with ThreadPoolExecutor(3) as pool:

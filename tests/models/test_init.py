@@ -9,7 +9,7 @@ from models.examples import small_config
 from sparsemix.experts import GLUExpertsConfig, MLPExpertsConfig
 from sparsemix.layer import MoEConfig
 from sparsemix.models import AttentionConfig, InitConfig, initialize
-from sparsemix.routers import NoisyTopKRouterConfig, TopKRouterConfig
+from sparsemix.routers import BASERouterConfig, NoisyTopKRouterConfig, TopKRouterConfig
 
 
 def weights(seed=0, **changes):
@@ -90,3 +90,13 @@ def test_dtype_does_not_change_the_numbers_drawn():
     initialize(wide, InitConfig(), seed=0)
     for name, parameter in decoder.state_dict().items():
         torch.testing.assert_close(wide.state_dict()[name].float(), parameter, atol=1e-7, rtol=1e-6)
+
+
+def test_centroids_of_base_layers_begin_orthogonal_and_otherwise_all_is_the_same():
+    routers = (BASERouterConfig(), BASERouterConfig(), TopKRouterConfig())
+    base, again, topk = (weights(moe=mixture(6, router), allow_leak=True) for router in routers)
+    name, *others = [name for name in base if name.endswith("router.weight_ED")]
+    torch.testing.assert_close(base[name] @ base[name].T, 0.01 * torch.eye(6))
+    assert torch.equal(base[name], again[name])
+    assert not torch.equal(base[name], base[others[0]])
+    assert all(torch.equal(base[one], topk[one]) for one in base if one not in (name, *others))

@@ -5,11 +5,15 @@ from cases import gradients, numbers, same
 
 from sparsemix import Routing, TokenInfo, TopKRouter, TopKRouterConfig
 from sparsemix.routers import (
+    BASERouterConfig,
+    BatchwiseRouterConfig,
     CapacityConfig,
     CosineRouterConfig,
     DenseRouterConfig,
+    ExpertChoiceRouterConfig,
     GroupLimitedRouterConfig,
     GShardRouterConfig,
+    HashRouterConfig,
     HierarchicalRouterConfig,
     LIMoERouterConfig,
     MoEPPRouterConfig,
@@ -18,7 +22,10 @@ from sparsemix.routers import (
     NullRouterConfig,
     ReLURouterConfig,
     SelectionBiasConfig,
+    SinkhornRouterConfig,
     SwitchRouterConfig,
+    TokenRoundingRouterConfig,
+    TokenSoftmaxConfig,
     TopPRouterConfig,
     VMoERouterConfig,
 )
@@ -54,8 +61,17 @@ EVERY_ROUTER = {
     ),
     "V-MoE": VMoERouterConfig(k=2, capacity=CapacityConfig(factor=0.6, priority="token")),
     "V-MoE, dropless": VMoERouterConfig(k=2, capacity=None),
+    "expert choice": ExpertChoiceRouterConfig(capacity_factor=1.5),
+    "expert choice, by sequence": ExpertChoiceRouterConfig(among="sequence"),
+    "expert choice, softmax of tokens": ExpertChoiceRouterConfig(token_softmax=TokenSoftmaxConfig()),
+    "BASE": BASERouterConfig(),
+    "Sinkhorn": SinkhornRouterConfig(),
+    "Sinkhorn, two": SinkhornRouterConfig(k=2),
+    "batchwise": BatchwiseRouterConfig(k=2),
+    "hash": HashRouterConfig(vocab_size=50, k=2),
+    "token rounding": TokenRoundingRouterConfig(k=2, tile=4),
     "dense": DenseRouterConfig(),
-    "dense, totals": DenseRouterConfig(hidden=5, margin=1.0),
+    "dense, totals": DenseRouterConfig(hidden=16, margin=1.0),
 }
 """Settings of every kind of router for 8 experts; each is put through what all routers must do."""
 
@@ -181,16 +197,6 @@ def everything(num_tokens: int, valid_T: torch.Tensor | None = None) -> TokenInf
         position_T=number_T - (num_tokens + 1) // 2 * sequence_T,
         modality_T=number_T % 2,
     )
-
-
-def lively(config, seed: int = 0):
-    """A router in float64 whose matrices are of size 1, as it is in training."""
-    router = config.build(DIM, NUM_EXPERTS).double()
-    with torch.no_grad():
-        for i, parameter in enumerate(router.parameters()):
-            if parameter.ndim > 1:
-                parameter.copy_(numbers(seed + i, *parameter.shape))
-    return router
 
 
 def route(router, x_TD: torch.Tensor, valid_T: torch.Tensor | None = None) -> Routing:

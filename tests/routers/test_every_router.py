@@ -5,7 +5,7 @@ import typing
 import pytest
 import torch
 from cases import numbers, same
-from routers.examples import DIM, EVERY_ROUTER, NUM_EXPERTS, everything, lively, route
+from routers.examples import DIM, EVERY_ROUTER, NUM_EXPERTS, below, built, everything, route
 from torch.utils.checkpoint import checkpoint
 
 from sparsemix import GLUExpertsConfig, MoE, MoEConfig, Routing, TopKRouterConfig, balance_loss
@@ -13,6 +13,8 @@ from sparsemix.config import from_json, to_json
 from sparsemix.routers import CapacityConfig, RouterConfig
 
 every_router = pytest.mark.parametrize("config", EVERY_ROUTER.values(), ids=EVERY_ROUTER)
+LEARNING = {name: config for name, config in EVERY_ROUTER.items() if config.type != "hash"}  # it has no parameters
+every_learning_router = pytest.mark.parametrize("config", LEARNING.values(), ids=LEARNING)
 in_both_modes = pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 
 
@@ -51,7 +53,7 @@ def test_every_kind_of_router_is_put_to_the_test():
 @in_both_modes
 @pytest.mark.parametrize("situation", ["any", "ties", "equal tokens"])
 def test_a_routing_leads_from_tokens_to_experts_once_each(config, training, situation):
-    router, x_TD = lively(config).train(training), numbers(1, 12, DIM)
+    router, x_TD = built(config, NUM_EXPERTS).train(training), numbers(1, 12, DIM)
     if situation != "any":
         x_TD = x_TD[:1].expand(12, DIM) * (0 if situation == "ties" else 1)
     routing = route(router, x_TD)
@@ -72,7 +74,7 @@ def test_a_routing_leads_from_tokens_to_experts_once_each(config, training, situ
 @in_both_modes
 @pytest.mark.parametrize("num_tokens", [0, 1])
 def test_no_token_and_one_token_are_routed_and_leave_every_parameter_in_the_graph(config, training, num_tokens):
-    router, x_TD = lively(config).train(training), numbers(1, num_tokens, DIM).requires_grad_()
+    router, x_TD = built(config, NUM_EXPERTS).train(training), numbers(1, num_tokens, DIM).requires_grad_()
     moe = layer_with(router)
     routing = route(router, x_TD)
     y_TD, _ = moe(x_TD, info=everything(num_tokens))
@@ -91,7 +93,7 @@ def test_no_token_and_one_token_are_routed_and_leave_every_parameter_in_the_grap
 def leaks(config, training: bool) -> bool:
     """Whether, in any of many tries, other later tokens change what becomes of an earlier one."""
     for trial in range(6):
-        moe = layer_with(lively(config, seed=trial).train(training))
+        moe = layer_with(built(config, NUM_EXPERTS, seed=trial).train(training))
         x_TD, other_TD = numbers(100 + trial, 12, DIM), numbers(200 + trial, 12, DIM)
         expected_TD = outputs(moe, x_TD, seed=trial)
         for first_later in (1, 4, 8):
@@ -124,7 +126,7 @@ CAPACITIES = {
 
 @pytest.mark.parametrize("config", [*EVERY_ROUTER.values(), *CAPACITIES.values()], ids=[*EVERY_ROUTER, *CAPACITIES])
 def test_a_router_is_causal_exactly_if_it_says_so(config):
-    assert lively(config).causal == config.causal
+    assert built(config, NUM_EXPERTS).causal == config.causal
     assert (leaks(config, training=True) or leaks(config, training=False)) != config.causal
 
 
@@ -140,7 +142,7 @@ def test_position_priority_leaks_for_two_choices():
 @every_router
 @in_both_modes
 def test_what_padding_holds_has_no_influence(config, training):
-    router, valid_T = lively(config).train(training), torch.arange(12) % 3 != 1
+    router, valid_T = built(config, NUM_EXPERTS).train(training), torch.arange(12) % 3 != 1
     x_TD, other_TD = numbers(1, 12, DIM), 100 * numbers(2, 12, DIM)
     other_TD[valid_T] = x_TD[valid_T]
     routings = [route(router, tokens_TD, valid_T) for tokens_TD in (x_TD, other_TD)]
@@ -161,13 +163,13 @@ def test_what_padding_holds_has_no_influence(config, training):
 @every_router
 @in_both_modes
 def test_the_same_seed_gives_the_same_routing(config, training):
-    router, x_TD = lively(config).train(training), numbers(1, 12, DIM)
+    router, x_TD = built(config, NUM_EXPERTS).train(training), numbers(1, 12, DIM)
     same_routings(route(router, x_TD), route(router, x_TD))
 
 
-@every_router
+@every_learning_router
 def test_forward_changes_no_state_and_checkpointing_no_gradient(config):
-    router, x_TD = lively(config), numbers(1, 12, DIM).requires_grad_()
+    router, x_TD = built(config, NUM_EXPERTS), numbers(1, 12, DIM).requires_grad_()
     before = {name: tensor.clone() for name, tensor in router.state_dict().items()}
 
     def gradients(checkpointed: bool) -> tuple[torch.Tensor, ...]:
@@ -181,6 +183,20 @@ def test_forward_changes_no_state_and_checkpointing_no_gradient(config):
     for plain, again in zip(gradients(False), gradients(True)):
         assert plain.equal(again)
     assert all(tensor.equal(before[name]) for name, tensor in router.state_dict().items())
+
+
+@every_learning_router
+def test_the_gradients_of_weights_and_losses_are_those_of_finite_differences(config):
+    router, x_TD = built(config, NUM_EXPERTS), numbers(1, 4, DIM).requires_grad_()
+    names, values = zip(*router.named_parameters())
+
+    def weights_and_losses(x_TD, *parameters):
+        torch.manual_seed(0)
+        arguments = (x_TD, everything(4), below(numbers(9, 4, NUM_EXPERTS)))
+        routing = torch.func.functional_call(router, dict(zip(names, parameters)), arguments)
+        return routing.weight_N, added_losses(router, routing)
+
+    assert torch.autograd.gradcheck(weights_and_losses, (x_TD, *values), fast_mode=True)
 
 
 # --- precision --------------------------------------------------------------------------------------------------------
@@ -200,7 +216,7 @@ def test_a_narrow_model_keeps_a_wide_router(config, training):
 @every_router
 @in_both_modes
 def test_autocast_changes_nothing(config, training):
-    router, x_TD = lively(config).float().train(training), numbers(1, 12, DIM).float()
+    router, x_TD = built(config, NUM_EXPERTS).float().train(training), numbers(1, 12, DIM).float()
     expected = route(router, x_TD)
     with torch.autocast("cpu", torch.bfloat16):
         routing = route(router, x_TD)
@@ -221,7 +237,7 @@ def test_a_config_is_the_same_after_json(config):
 @every_router
 def test_training_balances_every_router(config):
     """By the losses of its paper, by state that follows the load, or by itself."""
-    router = lively(config)
+    router = built(config, NUM_EXPERTS)
     routing = route(router, numbers(1, 12, DIM))
     loss = added_losses(router, routing)
     assert loss.isfinite()

@@ -65,11 +65,12 @@ def test_a_token_with_null_choices_only_gets_nothing_and_a_finite_gradient():
         router.weight_ED[:] = torch.tensor([0.0, 0.0, 1.0, 1.0])[:, None]
     moe = MoE(router, GLUExpertsConfig(hidden=3).build(DIM, 4))
     x_TD = torch.ones(3, DIM, requires_grad=True)
-    y_TD, routing = moe(x_TD)
+    with torch.autograd.set_detect_anomaly(True):  # no NaN on the way, either
+        y_TD, routing = moe(x_TD)
+        (y_TD.sum() + routing.weight_N.sum() + balance_loss(routing, router.config.losses(4))).backward()
     assert set(routing.expert_N.tolist()) == {2, 3}
     assert not routing.live_N.any()
     assert not y_TD.any()
-    (y_TD.sum() + routing.weight_N.sum() + balance_loss(routing, router.config.losses(4))).backward()
     assert all(parameter.grad.isfinite().all() for parameter in router.parameters())
     assert x_TD.grad.isfinite().all()
 

@@ -1,12 +1,14 @@
 import numpy as np
 import pytest
 import torch
-from train.examples import BIASED, NOISY, gradient_step, gradients, random_batch, tiny_model
+from train.examples import BIASED, NOISY, gradient_step, gradients, random_batch, tiny_model, tiny_trainer
 
 from sparsemix.balance import ImportanceLoss, LoadLoss, SequenceLoss, SwitchLoss, ZLoss, z_loss
 from sparsemix.data import Batch
 from sparsemix.experts import GLUExpertsConfig
-from sparsemix.routers import SwitchRouterConfig, TopKRouter
+from sparsemix.layer import MoEConfig, MoEExpertsConfig
+from sparsemix.models import DepthConfig
+from sparsemix.routers import SelectionBiasConfig, SwitchRouterConfig, TopKRouter, TopKRouterConfig
 from sparsemix.train import BalanceConfig
 from sparsemix.train.batch import split_batch
 
@@ -116,17 +118,43 @@ def test_activation_checkpointing_changes_nothing(scope, model):
     again, again_gradients = gathered(losses, batches, model, scope, activation_checkpointing=True)
     assert (plain.loss, plain.balance) == (again.loss, again.balance)
     assert largest_difference(plain_gradients, again_gradients) == 0
-    for name in ("load", "statistic"):
-        for one, other in zip(getattr(plain, name), getattr(again, name), strict=True):
-            assert (one is None and other is None) or torch.equal(one, other)
+    for one, other in zip(
+        [*plain.load, *sum(plain.statistic, ())], [*again.load, *sum(again.statistic, ())], strict=True
+    ):
+        assert (one is None and other is None) or torch.equal(one, other)
 
 
 def test_load_and_statistic_are_sums_over_micro_batches():
     batch = random_batch(rows=6)
     whole, cut = (gathered(None, split_batch(batch, parts), BIASED)[0] for parts in (1, 4))
     assert [int(load_E.sum()) for load_E in whole.load] == [2 * batch.tokens_BS.size] * 2
-    for pair in [*zip(whole.load, cut.load), *zip(whole.statistic, cut.statistic)]:
+    for pair in zip([*whole.load, *sum(whole.statistic, ())], [*cut.load, *sum(cut.statistic, ())], strict=True):
         assert torch.equal(*pair)
+
+
+def test_routers_of_mixtures_inside_follow_their_load_too():
+    inner = MoEConfig(
+        num_experts=3,
+        router=TopKRouterConfig(k=2, selection_bias=SelectionBiasConfig(rate=0.1)),
+        experts=GLUExpertsConfig(hidden=4),
+    )
+    model = tiny_model(moe=MoEConfig(num_experts=2, router=TopKRouterConfig(k=2), experts=MoEExpertsConfig(moe=inner)))
+    trainer = tiny_trainer(model=model)
+    trainer.step([random_batch()])
+    for block in trainer.model.blocks:
+        assert block.ffn.router.selection_bias is None
+        for expert in block.ffn.experts.experts:
+            assert expert.router.selection_bias.bias_E.any()
+
+
+def test_what_a_depth_asks_for_is_added_to_the_loss_and_trains_its_predictor():
+    weight = 0.3
+    model = tiny_model(depth=DepthConfig(capacity=0.5, every=2, predictor_weight=weight))
+    found, grads = gathered((), [random_batch()], model)
+    assert found.balance.item() > 0
+    predicted = [name for name in grads if ".depth." in name and ".predictor." in name]
+    assert predicted
+    assert all(grads[name].any() for name in predicted)
 
 
 def test_a_dense_model_has_no_balance():

@@ -39,6 +39,10 @@ def test_thresholds_decide_for_each_token_alone():
     assert plain(edges) == plain(batchwise(logits_of(PROBS), 2)), "these thresholds give the batchwise mask"
 
 
+def test_a_value_at_the_threshold_is_not_above_it():
+    assert threshold_mask(matrix([[0.5, 0.5]]), matrix([0.5, 0.25])) == [[False, True]]
+
+
 def test_the_threshold_loss_is_zero_where_the_masks_agree():
     assert threshold_loss(matrix(PROBS), matrix([0.7, 0.35]), 2).item() == 0
 
@@ -82,6 +86,12 @@ def test_frozen_totals_change_after_the_batch():
     edges, totals_E = running_totals(logits_of(THREE), totals_E, margin=0.5, frozen=True)
     same(gate_matrix(edges, 3, 2), matrix([[0, 1]] * 3))
     same(totals_E, matrix([2.4, 3.6]))
+
+
+def test_an_expert_at_the_margin_is_still_open():
+    for margin, gates in ((0.5, [0.8, 0.2]), (0.49, [0, 1])):
+        edges, _ = running_totals(logits_of(THREE[:1]), matrix([1.0, 0.0]), margin)  # .5 above the mean
+        same(gate_matrix(edges, 1, 2), matrix([gates]))
 
 
 def test_totals_persist_across_batches():

@@ -51,6 +51,11 @@ def test_the_second_expert_is_kept_in_proportion_to_its_gate(policy, g2, expecte
     assert len(edges) == 1000 + expected
 
 
+def test_a_draw_at_the_chance_itself_leaves_the_second_expert_out():
+    assert not gshard_policy(0.25, 0.5)
+    assert not mesh_policy(0.125, 0.5, threshold=0.25)
+
+
 def test_renormalising_before_the_drop_leaves_a_lone_expert_below_1():
     logits_TE = logits_of([[0.5, 0.2, 0.3], [0.1, 0.3, 0.6]])  # expert 2 has one place, which token 1 takes first
     before, after = (gshard(logits_TE, 1, ALL, always, when) for when in ("before", "after"))

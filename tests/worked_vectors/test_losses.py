@@ -138,6 +138,7 @@ def test_the_relu_loss():
     loss = relu_loss(logits_TE, 1, [True, True])
     same(loss, matrix(4.5))
     same(torch.autograd.grad(loss, logits_TE)[0], matrix([[1, 0], [1, 0.5]]), "the count, where the gate is open")
+    same(relu_loss(logits_TE, 2, [True, True]), matrix(2.25), "k is in the denominator")
     even_TE = torch.eye(4).double()
     same(relu_loss(even_TE, 1, [True] * 4), matrix(1.0), "like the switch loss at an even load")
 

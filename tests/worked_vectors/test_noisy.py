@@ -44,6 +44,13 @@ def test_the_load_of_v_moe_has_the_expert_itself_in_its_threshold():
     assert plain(edges) == rounded((0, 0, 1 / (1 + math.exp(-0.5))))
 
 
+def test_the_noise_scale_of_v_moe_is_before_the_division_by_the_experts():
+    # deviation 2 / 2 = 1; H = (1, 0): Phi(0 - 1) for both
+    edges, load_TE = vmoe(torch.zeros(1, 2).double(), matrix([[1, 0]]), 1, noise_scale=2.0)
+    same(load_TE, matrix([[PHI_MINUS_1, PHI_MINUS_1]]))
+    assert plain(edges) == rounded((0, 0, 1 / (1 + math.exp(-1))))
+
+
 def test_v_moe_takes_the_softmax_first_and_does_not_renormalise():
     logits_TE, noise_TE = numbers(0, 5, 4), numbers(1, 5, 4)
     edges, _ = vmoe(logits_TE, noise_TE, 2)

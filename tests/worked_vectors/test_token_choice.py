@@ -81,6 +81,12 @@ def test_deepseek_v3_keeps_the_groups_with_the_largest_sum_of_two():
     assert plain(edges) == rounded(*[(0, e, 2.5 * s / 0.63) for e, s in ((0, 0.30), (4, 0.17), (5, 0.16))])
 
 
+def test_a_group_of_deepseek_v3_counts_no_more_than_its_two_best():
+    # two best .9 against .88; all three .91 against 1.28
+    logits_TE = logits_of_sigmoid([[0.5, 0.01, 0.4, 0.44, 0.4, 0.44]])
+    assert choices_of(group_limited_sigmoid(logits_TE, torch.zeros(6), even_groups(6, 2), 1, 2), 1) == [[0, 2]]
+
+
 def test_the_bias_of_deepseek_v3_moves_groups_and_choices_but_not_weights():
     bias_E = torch.zeros(8).double()
     bias_E[2] = 0.5  # sums .31 .72 .33 .14; c_2 = .52

@@ -42,6 +42,7 @@ EXPORT void sparsemix_rms_norm(const float* x, const float* weight, float* y, in
 EXPORT void sparsemix_one_token(const sparsemix::Call* call, const int64_t* expert) {
     using namespace sparsemix;
     long k = call->k, dim = call->dim, hidden = call->hidden, padded = lanes(hidden), halves = call->gated ? 2 : 1;
+    long step = call->gate(1), to_up = call->to_up();
     float* h = workspace((halves + 1) * padded * k);  // gate and up of each expert; then what goes down
     float* weighted = h + halves * padded * k;
     std::fill_n(h, halves * padded * k, 0.0f);
@@ -50,7 +51,7 @@ EXPORT void sparsemix_one_token(const sparsemix::Call* call, const int64_t* expe
 #pragma omp for schedule(static)
         for (long i = 0; i < k * halves * hidden; ++i) {
             long half = i / hidden, f = i % hidden, e = expert[half / halves];
-            long row = call->gate(f) + half % halves * call->to_up();
+            long row = f * step + half % halves * to_up;
             float sum = dot(call->up.at + e * call->up.expert + row * call->up.row, call->x, dim);
             h[half * padded + f] = sum + (call->up_bias ? call->up_bias[e * call->width() + row] : 0);
         }

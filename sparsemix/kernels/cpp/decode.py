@@ -10,7 +10,7 @@ from torch import Tensor
 from sparsemix.checks import check
 from sparsemix.kernels.activations import Activation
 from sparsemix.kernels.cpp.backend import refuses
-from sparsemix.kernels.cpp.call import Call, check_indices
+from sparsemix.kernels.cpp.call import Call
 from sparsemix.kernels.cpp.library import functions
 from sparsemix.kernels.weights import ExpertWeights
 
@@ -27,9 +27,9 @@ def one_row(x_1D: Tensor, w_FD: Tensor, bias_F: Tensor | None = None) -> Tensor:
         ValueError: shapes that do not go together.
     """
     rows, columns = w_FD.shape
-    check(x_1D.shape == (1, columns), "x_1D", f"must be of shape {(1, columns)}, to go with w_FD", tuple(x_1D.shape))
+    check(x_1D.shape == (1, columns), "x_1D", "must be one row, as long as those of w_FD", x_1D.shape)
     if bias_F is not None:
-        check(bias_F.shape == (rows,), "bias_F", f"must be of shape {(rows,)}, to go with w_FD", tuple(bias_F.shape))
+        check(bias_F.shape == (rows,), "bias_F", "must be as long as w_FD has rows", bias_F.shape)
         bias_F = bias_F.contiguous()
     x_1D, y_1F = x_1D.contiguous(), x_1D.new_empty(1, rows)
     functions().sparsemix_one_row(
@@ -52,13 +52,14 @@ def one_token(
     Raises:
         ValueError: shapes that do not go together, or an expert that is not there.
     """
-    call, y_1D, expert_K = Call(x_1D, weights, activation), x_1D.new_empty(x_1D.shape), expert_K.long().contiguous()
-    call.k = len(expert_K)
-    check_indices("expert_K", expert_K, call.experts)
+    call, y_1D, experts = Call(x_1D, weights, activation), x_1D.new_empty(x_1D.shape), expert_K.tolist()
+    call.k = len(experts)
+    there = not experts or 0 <= min(experts) <= max(experts) < call.experts
+    check(there, "expert_K", f"must be in 0..{call.experts - 1}", experts)
     assert len(x_1D) == 1, "callers look how many there are"
     assert len(weight_K) == call.k, "a routing has a weight an edge"
     call.point(weight=weight_K.float(), y=y_1D)
-    functions().sparsemix_one_token(ctypes.byref(call), expert_K.data_ptr())
+    functions().sparsemix_one_token(ctypes.byref(call), (ctypes.c_int64 * call.k)(*experts))
     return y_1D
 
 
@@ -68,11 +69,8 @@ def rms_norm(x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     Raises:
         ValueError: a weight that is not as long as that axis.
     """
-    *_, dim = x.shape
-    check(weight_D.shape == (dim,), "weight_D", f"must be of shape {(dim,)}, to go with x", tuple(weight_D.shape))
+    check(weight_D.shape == x.shape[-1:], "weight_D", "must be as long as the last axis of x", weight_D.shape)
     x, weight_D = x.contiguous(), weight_D.contiguous()
-    y = torch.empty_like(x)
-    functions().sparsemix_rms_norm(
-        *(x.data_ptr(), weight_D.data_ptr(), y.data_ptr(), x.shape[:-1].numel(), dim, eps, torch.get_num_threads())
-    )
+    y, rows, threads = torch.empty_like(x), x.shape[:-1].numel(), torch.get_num_threads()
+    functions().sparsemix_rms_norm(x.data_ptr(), weight_D.data_ptr(), y.data_ptr(), rows, len(weight_D), eps, threads)
     return y
