@@ -30,9 +30,12 @@ class Situation(NamedTuple):
 
 
 @st.composite
-def situations(draw: st.DrawFn, min_experts: int = 1, ragged: bool | None = None) -> Situation:
+def situations(
+    draw: st.DrawFn, min_experts: int = 1, ragged: bool | None = None, num_tokens: int | None = None
+) -> Situation:
     """No token or several, k choices each or any number, best first or not, with or without padding."""
-    num_tokens, num_experts = draw(st.integers(0, 6)), draw(st.integers(min_experts, 6))
+    num_tokens = draw(st.integers(0, 6)) if num_tokens is None else num_tokens
+    num_experts = draw(st.integers(min_experts, 6))
     ragged = draw(st.booleans()) if ragged is None else ragged
     k = None if ragged else draw(st.integers(1, num_experts))
     order = st.permutations(range(num_experts))

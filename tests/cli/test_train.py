@@ -4,10 +4,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cli.conftest import TINY, write_text
 
+from sparsemix.balance import ImportanceLoss, LoadLoss, ZLoss
 from sparsemix.cli.train import read
 from sparsemix.config import read_json, to_json
 from sparsemix.data import BPETokenizerConfig
+from sparsemix.routers import CapacityConfig, NoisyTopKRouterConfig
 from sparsemix.train import AdamWConfig, DataConfig, TrainConfig
 
 
@@ -74,3 +77,23 @@ def test_a_file_goes_before_the_run(trained, tmp_path):
     assert given.resolved.steps == 77
     assert given.init == trained.run
     assert given.out == Path("new")
+
+
+def test_a_run_with_another_router_its_capacity_and_losses_by_name(sparsemix, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_text(tmp_path / "text")
+    router = [
+        "--model.moe.router.type",
+        "noisy_topk",
+        "--model.moe.router.capacity.factor",
+        2,
+        "--model.moe.router.k",
+        2,
+    ]
+    losses = ["--balance.losses", "load=0.2", "importance", "z=0", "--balance.scope", "global", "--accumulate", 2]
+    flags = [*router, *losses, "--model.allow-leak", "--steps", 2]
+    answer = sparsemix("train", "--data", "text", "--out", "run", *TINY, *flags)
+    assert answer.code == 0, answer.err
+    config = read_json(TrainConfig, Path("run/config.json"))
+    assert config.model.moe.router == NoisyTopKRouterConfig(k=2, capacity=CapacityConfig(factor=2.0))
+    assert config.balance.losses == (LoadLoss(weight=0.2), ImportanceLoss(), ZLoss(weight=0.0))
