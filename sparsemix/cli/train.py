@@ -42,8 +42,8 @@ class Train:
 
     Every value of the config is a flag and overrides --config, or else the config of the run in --resume or --init.
     A part of another kind, as --optimizer.type adamw or --model.moe.router.type switch, brings flags of its own. A part
-    that is None comes to be with the first flag of it, as --model.moe.router.capacity.factor 2, and goes with None, as
-    --model.moe.router.capacity None.
+    that is None comes to be with the first flag of it, as --model.moe.router.selection-bias.rate 0.001, and goes with
+    None, as --model.moe.router.selection-bias None.
     """
 
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")]

@@ -69,7 +69,7 @@ def test_flags_override_and_leave_the_rest():
     assert config == replace(expected, optimizer=optimizer, model=model, balance=balance)
 
 
-@settings(max_examples=20)
+@settings(max_examples=8)
 @given(st.floats(0.001, 10), st.integers(1, 1000), st.booleans())
 def test_a_default_that_is_no_default_survives(lr, steps, tie):
     base = TrainConfig(steps=steps, optimizer=AdamWConfig(lr=lr))
