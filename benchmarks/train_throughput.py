@@ -133,9 +133,11 @@ def our_loss(decoder: Decoder, tokens_BS: Tensor, targets_BS: Tensor) -> Callabl
     """Cross-entropy, and the balance loss if asked for."""
 
     def loss(balanced: bool) -> Tensor:
-        hidden_BSD, routings = decoder(tokens_BS)
-        cross_entropy = chunked_cross_entropy(hidden_BSD.flatten(0, 1), decoder.unembed_VD, targets_BS.flatten())
-        return cross_entropy + balance_loss(routings, [SwitchLoss(weight=BALANCE)]) if balanced else cross_entropy
+        output = decoder(tokens_BS)
+        cross_entropy = chunked_cross_entropy(output.hidden_BSD.flatten(0, 1), decoder.unembed_VD, targets_BS.flatten())
+        if not balanced:
+            return cross_entropy
+        return cross_entropy + balance_loss(output.collected, [SwitchLoss(weight=BALANCE)])
 
     return loss
 

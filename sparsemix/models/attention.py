@@ -96,8 +96,11 @@ def attention_mask(
         valid_BS: bool, (B, num_keys), False for padding. A padding token sees itself, since a softmax over
             nothing would be NaN; nobody looks at it.
     """
-    if document_BS is None and valid_BS is None and num_queries in (1, num_keys):
-        return AttentionMask(None, causal=num_queries > 1)
+    if document_BS is None and valid_BS is None:
+        if num_queries == 1:
+            return AttentionMask(None, causal=False)
+        if num_queries == num_keys:  # constants, since the kernel takes no comparison of symbolic sizes under compile
+            return AttentionMask(None, causal=True)
     key = torch.arange(num_keys, device=device)
     query = key[num_keys - num_queries :, None]
     allowed = (key <= query)[None]

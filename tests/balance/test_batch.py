@@ -85,7 +85,7 @@ def test_no_loss_is_left_out():
 
 
 @every_loss
-@settings(max_examples=60)
+@settings(max_examples=50)
 @given(situation=situations(min_experts=2), cuts=st.lists(st.integers(0, 6), max_size=3))
 def test_parts_that_know_the_whole_add_up_to_it_exactly(loss_of, situation, cuts):
     assume(situation.routing.edges_per_token is not None or loss_of(2) not in NOT_RAGGED)
@@ -102,6 +102,7 @@ def test_parts_that_know_the_whole_add_up_to_it_exactly(loss_of, situation, cuts
 
 
 @every_loss
+@settings(max_examples=25)
 @given(situation=situations(min_experts=2, ragged=False))
 def test_a_part_that_is_the_whole_is_unchanged_by_knowing_so(loss_of, situation):
     loss = loss_of(situation.num_experts)
@@ -110,6 +111,7 @@ def test_a_part_that_is_the_whole_is_unchanged_by_knowing_so(loss_of, situation)
 
 
 @every_loss
+@settings(max_examples=25)
 @given(situation=situations(min_experts=2, ragged=False))
 def test_whatever_padding_holds_has_no_influence(loss_of, situation):
     loss, routing = loss_of(situation.num_experts), situation.routing

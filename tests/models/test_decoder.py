@@ -303,3 +303,15 @@ def test_compiles_and_gives_the_same(moe):
     ours = {name: parameter.grad for name, parameter in decoder.named_parameters()}
     for name, gradient in expected.items():
         torch.testing.assert_close(ours[name], gradient, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # PyTorch's compiler trips over its own deprecations
+def test_compiled_for_one_length_it_takes_others():
+    torch.compiler.reset()
+    torch.use_deterministic_algorithms(False)
+    decoder = small_decoder(dtype=torch.float32, moe=MOE)
+    compiled = torch.compile(decoder, backend="aot_eager", fullgraph=True)
+    for length in (6, 7, 9):
+        tokens_BS = random_tokens(2, length)
+        torch.testing.assert_close(compiled(tokens_BS).hidden_BSD, decoder(tokens_BS).hidden_BSD, atol=1e-6, rtol=1e-5)
