@@ -11,6 +11,8 @@ from sparsemix.data import BPETokenizerConfig
 from sparsemix.experts import GLUExpertsConfig, MLPExpertsConfig
 from sparsemix.routers import (
     CapacityConfig,
+    GroupLimitedRouterConfig,
+    HashRouterConfig,
     NoisyTopKRouterConfig,
     SelectionBiasConfig,
     SwitchRouterConfig,
@@ -49,6 +51,10 @@ def test_a_part_of_another_kind_has_the_defaults_of_its_kind():
         "--model.moe.router.type=noisy_topk --model.moe.router.k 3": NoisyTopKRouterConfig(k=3),
         "--model.moe.router.k 3 --model.moe.router.type noisy_topk": NoisyTopKRouterConfig(k=3),
         "--model.moe.router.type topk --model.moe.router.gate sigmoid": TopKRouterConfig(gate="sigmoid"),
+        "--model.moe.router.type hash --model.moe.router.vocab-size 257": HashRouterConfig(vocab_size=257),
+        "--model.moe.router.type group_limited --model.moe.router.selection-bias None": GroupLimitedRouterConfig(
+            selection_bias=None
+        ),
     }.items(),
 )
 def test_a_router_of_another_kind_brings_its_flags(line, router):
@@ -131,6 +137,7 @@ def test_a_dense_model():
     ("line", "complaint"),
     {
         "--optimizer.type sgd": "--optimizer.type: optimizer: .*'adamw', 'muon', got {'type': 'sgd'}",
+        "--model.moe.router.type hash": "--model.moe.router.type: model.moe.router.hash.vocab_size: required",
         "--optimizer.type": "--optimizer.type: optimizer: .*got {'type': ''}",
         "--model.moe.router.type topq": "--model.moe.router.type: model.moe.router: Input tag 'topq' found",
         "--nowhere.type x": "--nowhere.type: must name a part of the config, got '--nowhere.type'; see --help",
