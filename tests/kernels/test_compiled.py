@@ -110,9 +110,10 @@ def test_a_decoder_compiles_whole_by_inductor():
 
 
 @pytest.mark.parametrize("bias", [False, True])
-def test_the_operator_keeps_the_rules_of_operators(bias):
+@pytest.mark.parametrize("out", [3, 5])
+def test_the_operator_keeps_the_rules_of_operators(bias, out):
     dispatch = dispatch_of([0, 0, 1, 1, 2, 2], [3, 0, 0, 1, 3, 0], num_experts=4, k=2)
-    shapes = [(4, 6, 3), (4, 3, 6), *([(4, 6), (4, 3)] if bias else [])]
+    shapes = [(4, 6, 3), (4, out, 6), *([(4, 6), (4, out)] if bias else [])]
     weights = [numbers(i, *shape).requires_grad_() for i, shape in enumerate(shapes)]
     weights += [None] * (4 - len(weights))
     x_TD, weight_N = numbers(5, 3, 3).requires_grad_(), dispatch.weight_N.requires_grad_()
