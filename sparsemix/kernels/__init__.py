@@ -7,7 +7,7 @@ from sparsemix.kernels.expert_mlp import expert_mlp
 from sparsemix.kernels.gemm import add_product, onednn_is_faster, product
 from sparsemix.kernels.linear import linear
 from sparsemix.kernels.memory import fresh
-from sparsemix.kernels.modes import at_least_float32
+from sparsemix.kernels.modes import at_least_float32, nobody_differentiates
 from sparsemix.kernels.norm import rms_norm
 from sparsemix.kernels.one_token import one_token
 from sparsemix.kernels.weights import ExpertWeights
@@ -28,6 +28,7 @@ __all__ = [
     "expert_mlp",
     "fresh",
     "linear",
+    "nobody_differentiates",
     "one_token",
     "onednn_is_faster",
     "product",
