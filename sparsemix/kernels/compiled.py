@@ -70,7 +70,8 @@ def _backward(
     ops, act = _ops(backend, x_TD, weights), read(activation)
     _, saved = ops.forward(x_TD, dispatch, weights, act)
     found = ops.backward(dy_TO.contiguous(), x_TD, saved, dispatch, weights, act, Needs(*needs))
-    return [x_TD.new_empty(0) if gradient is None else gradient for gradient in found]
+    # The compiler was told of contiguous ones; Triton's lie as the weights do.
+    return [x_TD.new_empty(0) if gradient is None else gradient.contiguous() for gradient in found]
 
 
 @_forward.register_fake
