@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sparsemix.config import config
 from sparsemix.experts.base import autocast, check_keeps_width, init_fan_in, live_weights
-from sparsemix.kernels import combine, linear, nobody_differentiates
+from sparsemix.kernels import combine, expert_of_row, linear, nobody_differentiates
 from sparsemix.routing import Dispatch, Routing
 
 
@@ -110,7 +110,7 @@ class ConstantExperts(nn.Module):
     def forward(self, x_TD: Tensor, dispatch: Dispatch) -> tuple[Tensor, tuple[Routing, ...]]:
         """Weighted sums (T, D), and no inner routings."""
         x_TD = autocast(x_TD.device, x_TD)
-        expert_N, weight_N = _expert_of_row(dispatch), live_weights(dispatch)
+        expert_N, weight_N = expert_of_row(dispatch), live_weights(dispatch)
         logits_TE2 = linear(x_TD, self.share_E2D.flatten(0, 1)).unflatten(1, (-1, 2))
         pair_N = dispatch.token_N * self.num_experts + expert_N
         logits_N2 = logits_TE2.flatten(0, 1).index_select(0, pair_N)
@@ -130,9 +130,3 @@ class ConstantExperts(nn.Module):
         logits_N2 = (self.share_E2D[expert_N] @ x_1D[0]).to(weight_N.dtype)
         share_N2 = (weight_N[:, None] * logits_N2.softmax(-1)).to(x_1D.dtype)
         return share_N2[:, 0].sum() * x_1D + share_N2[:, 1:].T @ self.constant_E1D[expert_N, 0]
-
-
-def _expert_of_row(dispatch: Dispatch) -> Tensor:
-    """int64 (N,); dead rows count as the last expert's."""
-    row_N = torch.arange(len(dispatch.token_N), device=dispatch.bounds.device, dtype=dispatch.bounds.dtype)
-    return torch.searchsorted(dispatch.bounds[1:-1], row_N, right=True)

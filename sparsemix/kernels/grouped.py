@@ -92,7 +92,7 @@ def _without_dead(rows: Tensor, dispatch: Dispatch) -> Tensor:
     return torch.where(live_N[:, None], rows, 0)
 
 
-def _expert_of_row(dispatch: Dispatch) -> Tensor:
+def expert_of_row(dispatch: Dispatch) -> Tensor:
     """int64 (N,); dead rows count as the last expert's."""
     rows = torch.arange(len(dispatch.token_N), device=dispatch.bounds.device, dtype=dispatch.bounds.dtype)
     return torch.searchsorted(dispatch.bounds[1:-1], rows, right=True)
@@ -100,7 +100,7 @@ def _expert_of_row(dispatch: Dispatch) -> Tensor:
 
 def _spread(bias_EG: Tensor, dispatch: Dispatch) -> Tensor:
     """Each row's own bias, (N, G)."""
-    return bias_EG.index_select(0, _expert_of_row(dispatch))
+    return bias_EG.index_select(0, expert_of_row(dispatch))
 
 
 def _gather_up(rows_NG: Tensor, dispatch: Dispatch) -> Tensor:
