@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Literal
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from sparsemix.checks import check
 from sparsemix.config import complete, config
-from sparsemix.experts import DenseConfig, Experts, ExpertsConfig, ModuleExperts, OneTokenExperts
+from sparsemix.experts import ConcatExperts, DenseConfig, Experts, ExpertsConfig, ModuleExperts, OneTokenExperts
 from sparsemix.routers import Router, RouterConfig, TopKRouterConfig
 from sparsemix.routers.pooled import PooledRouter
 from sparsemix.routing import Routing, TokenInfo, sort_by_expert
@@ -49,7 +48,8 @@ class MoEExpertsConfig:
 
     def build(self, dim: int, num_experts: int, out_dim: int | None = None) -> ModuleExperts:
         """E mixtures over x of width `dim`; y has that width too, or `out_dim`."""
-        return ModuleExperts([self.moe.build(dim, out_dim) for _ in range(num_experts)], (out_dim or dim,))
+        out_shape = (*[None] * (self.moe.item_dims - 1), dim if out_dim is None else out_dim)
+        return ModuleExperts([self.moe.build(dim, out_dim) for _ in range(num_experts)], out_shape)
 
 
 @config
@@ -126,8 +126,7 @@ class MoE(nn.Module):
 
     def routers(self) -> list[Router]:
         """This router and those of mixtures used as experts, in the order in which `flatten` gives their routings."""
-        experts = self.experts.experts if isinstance(self.experts, ModuleExperts) else ()
-        return [self.router, *(router for one in experts if isinstance(one, MoE) for router in one.routers())]
+        return [self.router, *(router for inside in _mixtures_inside(self.experts) for router in inside.routers())]
 
     def forward(
         self, x: Tensor, *, info: TokenInfo | None = None, previous: Routing | None = None
@@ -152,4 +151,12 @@ class MoE(nn.Module):
         return y.view(*x.shape[: -self.item_dims], *y.shape[1:]), routing
 
     def _gated(self, x: Tensor, y: Tensor) -> Tensor:
-        return y if self.shared_gate is None else torch.sigmoid(F.linear(x, self.shared_gate.weight)) * y
+        return y if self.shared_gate is None else torch.sigmoid(self.shared_gate(x)) * y
+
+
+def _mixtures_inside(experts: Experts) -> Iterator[MoE]:
+    if isinstance(experts, ConcatExperts):
+        for part in experts.parts:
+            yield from _mixtures_inside(cast("Experts", part))
+    elif isinstance(experts, ModuleExperts):
+        yield from (one for one in experts.experts if isinstance(one, MoE))

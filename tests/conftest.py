@@ -20,7 +20,7 @@ if not torch.cuda.is_available():  # Triton's kernels then run in its interprete
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 PACKAGE = str(Path(sparsemix.__file__).parent)
-SHAPE = re.compile(r"_((?=.*[A-Z])[BSTDFEeKNRCGHAVLP0-9]+)$")  # the letters of the package's legend; a digit is itself
+SHAPE = re.compile(r"_((?=.*[A-Z])[BSTDFOEeKNRCGHAVLP0-9]+)$")  # the letters of the package's legend; a digit is itself
 
 torch.set_warn_always(True)  # or a warning comes once a process, and fails whichever test is the first
 torch.set_num_threads(1)  # tiny sizes: threads cost more than they give, and tests run side by side

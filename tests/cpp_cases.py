@@ -47,32 +47,34 @@ def activation_of(form, name="silu"):
             return Plain(name)
 
 
-def tensors(size, form, transposed=False):
+def tensors(size, form, transposed=False, out=None):
+    """x, the gradient of y, and weights; y is as wide as x, or `out`."""
     tokens, dim, hidden, experts, _ = size
+    out = out or dim
     generator = torch.Generator().manual_seed(dim)
     wide = activation_of(form).width * hidden
     up, down = (
         torch.randn(experts, wide, dim, generator=generator),
-        torch.randn(experts, dim, hidden, generator=generator),
+        torch.randn(experts, out, hidden, generator=generator),
     )
     up, down = up / dim**0.5, down / hidden**0.5
     if transposed:
         up, down = up.mT.contiguous().mT, down.mT.contiguous().mT
-    biases = (torch.randn(experts, wide, generator=generator), torch.randn(experts, dim, generator=generator))
-    x_TD, dy_TD = torch.randn(2, tokens, dim, generator=generator)
-    return x_TD, dy_TD, ExpertWeights(up, down, *(biases if form in BIASED else ()))
+    biases = (torch.randn(experts, wide, generator=generator), torch.randn(experts, out, generator=generator))
+    x_TD, dy_TO = torch.randn(tokens, dim, generator=generator), torch.randn(tokens, out, generator=generator)
+    return x_TD, dy_TO, ExpertWeights(up, down, *(biases if form in BIASED else ()))
 
 
-def run(ops, size, form, name="silu", transposed=False, dead=False, dtype=torch.float32):
+def run(ops, size, form, name="silu", transposed=False, dead=False, dtype=torch.float32, out=None):
     """y and every gradient."""
     dispatch = dispatch_of_size(size[0], *size[3:], dead)
-    x_TD, dy_TD, weights = tensors(size, form, transposed)
+    x_TD, dy_TO, weights = tensors(size, form, transposed, out)
     dispatch = dispatch._replace(weight_N=dispatch.weight_N.to(dtype))
-    x_TD, dy_TD, weights = (
+    x_TD, dy_TO, weights = (
         x_TD.to(dtype),
-        dy_TD.to(dtype),
+        dy_TO.to(dtype),
         ExpertWeights(*(w if w is None else w.to(dtype) for w in weights)),
     )
     act, needs = activation_of(form, name), Needs(*[True] * 4, *[form in BIASED] * 2)
-    y_TD, saved = ops.forward(x_TD, dispatch, weights, act)
-    return y_TD, *ops.backward(dy_TD, x_TD, saved, dispatch, weights, act, needs)
+    y_TO, saved = ops.forward(x_TD, dispatch, weights, act)
+    return y_TO, *ops.backward(dy_TO, x_TD, saved, dispatch, weights, act, needs)

@@ -244,6 +244,13 @@ def test_a_layer_of_built_modules():
     same(moe_forward(x_TD, routing, moe.experts)[0], y_TD)
 
 
+def test_a_shared_gate_of_ones_own_may_have_a_bias():
+    gate, shared, x_TD = torch.nn.Linear(DIM, 1).double(), torch.nn.Linear(DIM, DIM).double(), numbers(50, 4, DIM)
+    routed = layer_of(3)
+    moe = MoE(routed.router, routed.experts, shared=shared, shared_gate=gate)
+    same(moe(x_TD)[0] - routed(x_TD)[0], torch.sigmoid(gate(x_TD)) * shared(x_TD))
+
+
 class Nested(torch.nn.Module):
     """Experts that route once more inside."""
 

@@ -21,6 +21,7 @@ from sparsemix import (
     TopKRouterConfig,
     balance_loss,
 )
+from sparsemix.experts import ConcatExpertsConfig, ConstantExpertsConfig, CopyExpertsConfig, Part, ZeroExpertsConfig
 from sparsemix.kernels import combine
 
 NOISY = NoisyTopKRouterConfig(k=2, capacity=CapacityConfig(factor=1.0))
@@ -28,6 +29,8 @@ JITTERY = SwitchRouterConfig(jitter=0.1)
 PLAIN = TopKRouterConfig(k=2)
 BIASED = TopKRouterConfig(k=2, bias=True, selection_bias=SelectionBiasConfig(), capacity=CapacityConfig(factor=1.0))
 ROUTERS = [PLAIN, BIASED, NOISY, JITTERY]
+KINDS = (GLUExpertsConfig(hidden=4), ZeroExpertsConfig(), CopyExpertsConfig(), ConstantExpertsConfig())
+SEVERAL_KINDS = ConcatExpertsConfig(parts=tuple(Part(experts=kind) for kind in KINDS))
 
 
 def tensors_of(routing):
@@ -175,12 +178,14 @@ def test_one_token_without_gradient_is_what_it_is_with(experts, valid, capacity)
     assert not actual.requires_grad
 
 
-def test_one_token_is_not_sorted(monkeypatch):
+@pytest.mark.parametrize("experts", [GLUExpertsConfig(hidden=4), SEVERAL_KINDS], ids=lambda config: config.type)
+def test_one_token_is_not_sorted(monkeypatch, experts):
     monkeypatch.setattr("sparsemix.layer.sort_by_expert", None)
+    moe = layer_of(4, experts=experts, router=TopKRouterConfig(k=4))
     with torch.no_grad():
-        layer_of(3)(numbers(60, 1, DIM))
+        moe(numbers(60, 1, DIM))
         with pytest.raises(TypeError):
-            layer_of(3)(numbers(60, 2, DIM))
+            moe(numbers(60, 2, DIM))
 
 
 class Doubling(torch.nn.Module):

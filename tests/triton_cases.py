@@ -39,16 +39,17 @@ def random_routing(
 
 
 def random_weights(
-    form: str, num_experts: int, dim: int, hidden: int, dtype: torch.dtype, transposed: bool = False
+    form: str, num_experts: int, dim: int, hidden: int, dtype: torch.dtype, transposed: bool = False, out: int = 0
 ) -> ExpertWeights:
-    """Scaled so that all through the expert numbers stay near 1."""
+    """Scaled so that all through the expert numbers stay near 1; y is as wide as x, or `out`."""
+    out = out or dim
     wide = 2 * hidden if form.startswith("gated") else hidden
     up_EGD = (numbers(0, num_experts, wide, dim) / dim**0.5).to(dtype)
-    down_EDF = (numbers(1, num_experts, dim, hidden) / hidden**0.5).to(dtype)
+    down_EDF = (numbers(1, num_experts, out, hidden) / hidden**0.5).to(dtype)
     if transposed:
         up_EGD = up_EGD.transpose(1, 2).contiguous().transpose(1, 2)
         down_EDF = down_EDF.permute(2, 0, 1).contiguous().permute(1, 2, 0)
-    biases = [numbers(2, num_experts, wide).to(dtype), numbers(3, num_experts, dim).to(dtype)]
+    biases = [numbers(2, num_experts, wide).to(dtype), numbers(3, num_experts, out).to(dtype)]
     return ExpertWeights(up_EGD, down_EDF, *(biases if form.endswith("biased") else []))
 
 
@@ -60,13 +61,13 @@ def activation_of(form: str, name: str):
 
 def loop(form: str, name: str, x_TD: Tensor, dispatch: Dispatch, weight_N: Tensor, weights: list[Tensor]) -> Tensor:
     """The definition, row by row."""
-    rows = [torch.zeros_like(x_D) for x_D in x_TD]
+    rows = [x_D.new_zeros(weights[1].shape[1]) for x_D in x_TD]
     for e, (start, end) in enumerate(pairwise(dispatch.bounds.tolist())):
         up_GD, down_DF, *biases = (tensor[e] for tensor in weights)
         for n in range(start, end):
             t = int(dispatch.token_N[n])
             rows[t] = rows[t] + weight_N[n] * expert(form, name, x_TD[t], up_GD, down_DF, *biases)
-    return torch.stack(rows) if rows else 0 * x_TD
+    return torch.stack(rows) if rows else x_TD.new_zeros(0, weights[1].shape[1])
 
 
 def expert(form, name, x_D, up_GD, down_DF, up_bias_G=0.0, down_bias_D=0.0) -> Tensor:
@@ -111,10 +112,10 @@ def poison(x_TD: Tensor, dispatch: Dispatch) -> tuple[Tensor, Dispatch]:
 def check(form, name, x_TD, routing, num_experts, weights, needs=ALL) -> None:
     """Compare the value and every gradient with the loop's."""
     dispatch, activation = sort_by_expert(routing, num_experts), activation_of(form, name)
-    dy_TD = numbers(9, *x_TD.shape).to(x_TD)
+    dy_TD = numbers(9, len(x_TD), weights.down_EDF.shape[1]).to(x_TD)
     expected = expected_of(form, name, x_TD, dispatch, weights, dy_TD)
     x_TD, dispatch = poison(x_TD, dispatch)
-    dy_TD = dy_TD.masked_fill(x_TD.isnan(), torch.nan)
+    dy_TD = dy_TD.masked_fill(x_TD.isnan().any(1, keepdim=True), torch.nan)
 
     y_TD, saved = forward(x_TD, dispatch, weights, activation)
     gradients = backward(dy_TD, x_TD, saved, dispatch, weights, activation, needs)

@@ -15,7 +15,6 @@ from sparsemix.cli.describe import Facts
 from sparsemix.cli.flags import Switch, parse, shown_as
 from sparsemix.cli.tables import print_facts
 from sparsemix.config import read_json
-from sparsemix.kernels import Choice
 from sparsemix.models import DecoderConfig
 from sparsemix.models.architectures import ARCHITECTURES, architecture
 from sparsemix.models.counts import count_by_formula
@@ -61,7 +60,7 @@ def _facts(given: Info) -> Facts:
     if given.arch is not None:
         return _of_architecture(given.arch, given.context) | here
     if given.target is None:
-        return {"kernel": _kernel(usual_kernel(precision))} | here
+        return {"kernel": _kernel(*usual_kernel(precision))} | here
     if given.target.is_dir():
         run = RunFolder.open(given.target)
         state = {"steps_done": run.checkpoints.latest() or 0, "begun_with": run.facts()}
@@ -94,12 +93,12 @@ def _of_model(config: DecoderConfig, optimizer: OptimizerConfig, context: int | 
         "parameters_by_part": describe.parameters_by_part(model),
         "memory_bytes": describe.memory(counts, state),
         "optimizer": optimizer.type,
-        "kernel": None if chosen is None else _kernel(chosen),
+        "kernel": None if chosen is None else _kernel(*chosen),
     }
 
 
-def _kernel(chosen: Choice) -> Facts:
-    return {"backend": chosen.name, "reason": chosen.reason}
+def _kernel(backend: str, reason: str) -> Facts:
+    return {"backend": backend, "reason": reason}
 
 
 def _is_model(path: Path) -> bool:

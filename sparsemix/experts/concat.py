@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import reduce
 from itertools import accumulate, pairwise
 from typing import Annotated, Literal, cast
@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from sparsemix.checks import check
 from sparsemix.config import config
-from sparsemix.experts.base import Experts, combine_live, live_rows
+from sparsemix.experts.base import Experts, OneTokenExperts, combine_live, live_rows
 from sparsemix.experts.glu import ClampedGLUExpertsConfig, GLUExpertsConfig
 from sparsemix.experts.mlp import MLPExpertsConfig
 from sparsemix.experts.modules import ModuleExpertsConfig
 from sparsemix.experts.simple import ConstantExpertsConfig, CopyExpertsConfig, ZeroExpertsConfig
+from sparsemix.kernels import nobody_differentiates
 from sparsemix.routing import Dispatch, Routing
 
 PartConfig = Annotated[
@@ -74,12 +75,29 @@ class ConcatExperts(nn.Module):
         self.parts = nn.ModuleList(cast("Sequence[nn.Module]", parts))
         self.bounds = tuple(accumulate((part.num_experts for part in parts), initial=0))
         self.num_experts = self.bounds[-1]
+        self._all_take_one_token = all(isinstance(part, OneTokenExperts) for part in parts)
 
     def forward(self, x: Tensor, dispatch: Dispatch) -> tuple[Tensor, tuple[Routing, ...]]:
         """The sum of what the parts give, and the inner routings of all."""
         if x.device.type == "cpu" and not torch.compiler.is_compiling():
             return self._by_rows(x, dispatch)
         return self._by_sums(x, dispatch)
+
+    def one_token(self, x_1D: Tensor, routing: Routing) -> Tensor | None:
+        """The weighted sum of one token over the parts it goes to, where nobody wants a gradient; else None.
+
+        Also None if one of these parts must sort, if nothing is live, or with parts that may have routings inside.
+        """
+        if not (self._all_take_one_token and nobody_differentiates(x_1D)):
+            return None
+        live = range(len(routing.expert_N)) if routing.live_N is None else routing.live_N.nonzero()[:, 0].tolist()
+        experts, ys = routing.expert_N.tolist(), []
+        for part, (start, stop) in zip(cast("Iterable[OneTokenExperts]", self.parts), pairwise(self.bounds)):
+            edges = [edge for edge in live if start <= experts[edge] < stop]
+            if edges:
+                own = Routing(routing.token_N[edges], routing.expert_N[edges] - start, routing.weight_N[edges])
+                ys.append(part.one_token(x_1D, own))
+        return None if not ys or any(y is None for y in ys) else reduce(torch.add, ys)
 
     def _by_rows(self, x: Tensor, dispatch: Dispatch) -> tuple[Tensor, tuple[Routing, ...]]:
         """Each part gets its live rows only, as tokens of their own: many parts cost no more than their rows do."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sparsemix.config import config
 from sparsemix.experts.base import init_fan_in
-from sparsemix.experts.stacked import stacked_mlp, stacked_one_token
+from sparsemix.experts.stacked import stacked_mlp
 from sparsemix.kernels import (
     Activation,
     ActivationName,
@@ -19,6 +19,7 @@ from sparsemix.kernels import (
     ExpertWeights,
     Gated,
     linear,
+    one_token,
 )
 from sparsemix.routing import Dispatch, Routing
 
@@ -117,7 +118,7 @@ class GLUExperts(nn.Module):
 
     def one_token(self, x_1D: Tensor, routing: Routing) -> Tensor | None:
         """The weighted sum of one token, straight from its routing, where nobody wants a gradient; else None."""
-        return stacked_one_token(x_1D, routing, self._weights(), self.config.gating, self.config)
+        return one_token(x_1D, routing, self._weights(), self.config.gating, self.config.backend)
 
     def _weights(self) -> ExpertWeights:
         return ExpertWeights(self.gate_up_EFD, self.down_EDF, self.gate_up_bias_EF, self.down_bias_ED)

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from sparsemix.config import config
 from sparsemix.experts.base import init_fan_in
-from sparsemix.experts.stacked import stacked_mlp, stacked_one_token
-from sparsemix.kernels import ActivationName, BackendName, ExpertWeights, Plain, linear
+from sparsemix.experts.stacked import stacked_mlp
+from sparsemix.kernels import ActivationName, BackendName, ExpertWeights, Plain, linear, one_token
 from sparsemix.routing import Dispatch, Routing
 
 
@@ -63,7 +63,7 @@ class MLPExperts(nn.Module):
 
     def one_token(self, x_1D: Tensor, routing: Routing) -> Tensor | None:
         """The weighted sum of one token, straight from its routing, where nobody wants a gradient; else None."""
-        return stacked_one_token(x_1D, routing, self._weights(), Plain(self.config.activation), self.config)
+        return one_token(x_1D, routing, self._weights(), Plain(self.config.activation), self.config.backend)
 
     def _weights(self) -> ExpertWeights:
         return ExpertWeights(self.up_EFD, self.down_EDF, self.up_bias_EF, self.down_bias_ED)

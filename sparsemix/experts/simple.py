@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sparsemix.config import config
 from sparsemix.experts.base import autocast, check_keeps_width, init_fan_in, live_weights
-from sparsemix.kernels import combine, linear
+from sparsemix.kernels import combine, expert_of_row, linear, nobody_differentiates
 from sparsemix.routing import Dispatch, Routing
 
 
@@ -60,7 +60,14 @@ class ZeroExperts(nn.Module):
 
     def forward(self, x: Tensor, dispatch: Dispatch) -> tuple[Tensor, tuple[Routing, ...]]:
         """Zeros (T, ..., out_dim), and no inner routings."""
-        return autocast(x.device, x.new_zeros(*x.shape[:-1], self.out_dim)), ()
+        return self._zeros(x), ()
+
+    def one_token(self, x_1D: Tensor, routing: Routing) -> Tensor:
+        """Zeros (1, out_dim)."""
+        return self._zeros(x_1D)
+
+    def _zeros(self, x: Tensor) -> Tensor:
+        return autocast(x.device, x.new_zeros(*x.shape[:-1], self.out_dim))
 
 
 class CopyExperts(nn.Module):
@@ -75,6 +82,12 @@ class CopyExperts(nn.Module):
         x = autocast(x.device, x)
         weight_T1 = combine(live_weights(dispatch)[:, None], dispatch, len(x))
         return x * weight_T1.view(-1, *[1] * (x.ndim - 1)).to(x.dtype), ()
+
+    def one_token(self, x_1D: Tensor, routing: Routing) -> Tensor:
+        """x times the sum of its live weights."""
+        x_1D = autocast(x_1D.device, x_1D)
+        weight_N, live_N = routing.weight_N, routing.live_N
+        return x_1D * (weight_N if live_N is None else torch.where(live_N, weight_N, 0)).sum().to(x_1D.dtype)
 
 
 class ConstantExperts(nn.Module):
@@ -97,7 +110,7 @@ class ConstantExperts(nn.Module):
     def forward(self, x_TD: Tensor, dispatch: Dispatch) -> tuple[Tensor, tuple[Routing, ...]]:
         """Weighted sums (T, D), and no inner routings."""
         x_TD = autocast(x_TD.device, x_TD)
-        expert_N, weight_N = _expert_of_row(dispatch), live_weights(dispatch)
+        expert_N, weight_N = expert_of_row(dispatch), live_weights(dispatch)
         logits_TE2 = linear(x_TD, self.share_E2D.flatten(0, 1)).unflatten(1, (-1, 2))
         pair_N = dispatch.token_N * self.num_experts + expert_N
         logits_N2 = logits_TE2.flatten(0, 1).index_select(0, pair_N)
@@ -108,8 +121,12 @@ class ConstantExperts(nn.Module):
         sums = combine(rows, dispatch, len(x_TD)).to(x_TD.dtype)
         return sums[:, :1] * x_TD + linear(sums[:, 1:], self.constant_E1D.flatten(0, 1).T), ()
 
-
-def _expert_of_row(dispatch: Dispatch) -> Tensor:
-    """int64 (N,); dead rows count as the last expert's."""
-    row_N = torch.arange(len(dispatch.token_N), device=dispatch.bounds.device, dtype=dispatch.bounds.dtype)
-    return torch.searchsorted(dispatch.bounds[1:-1], row_N, right=True)
+    def one_token(self, x_1D: Tensor, routing: Routing) -> Tensor | None:
+        """The weighted sum of one token where nobody wants a gradient, by its own experts alone; else None."""
+        if not nobody_differentiates(x_1D):
+            return None
+        live = slice(None) if routing.live_N is None else routing.live_N
+        expert_N, weight_N = routing.expert_N[live], routing.weight_N[live]
+        logits_N2 = (self.share_E2D[expert_N] @ x_1D[0]).to(weight_N.dtype)
+        share_N2 = (weight_N[:, None] * logits_N2.softmax(-1)).to(x_1D.dtype)
+        return share_N2[:, 0].sum() * x_1D + share_N2[:, 1:].T @ self.constant_E1D[expert_N, 0]

@@ -111,7 +111,7 @@ KINDS = {kind.__name__: kind for kind in (Plain, Gated, ClampedGated)}
 
 def written(activation: Any) -> str:
     """As JSON: operators of PyTorch's take text, but no objects. By hand, since the compiler cannot see into `json`."""
-    values = [f'"{one}"' if isinstance(one, str) else str(one).lower() for one in activation]
+    values = [f'"{one}"' if isinstance(one, str) else str(one).lower().replace("inf", "Infinity") for one in activation]
     return f'["{type(activation).__name__}", {", ".join(values)}]'
 
 

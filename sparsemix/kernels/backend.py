@@ -22,12 +22,12 @@ class Backend(Protocol):
     def forward(
         self, x_TD: Tensor, dispatch: Dispatch, weights: ExpertWeights, activation: Activation
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """(y_TD, saved): the combined outputs, and the pre-activation, in as many pieces as suits the back end."""
+        """(y_TO, saved): the combined outputs, and the pre-activation, in as many pieces as suits the back end."""
         ...
 
     def backward(
         self,
-        dy_TD: Tensor,
+        dy_TO: Tensor,
         x_TD: Tensor,
         saved: Sequence[Tensor],
         dispatch: Dispatch,

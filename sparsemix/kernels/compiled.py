@@ -30,9 +30,9 @@ def expert_mlp(
 def _forward(
     x_TD: Tensor,
     up_EGD: Tensor,
-    down_EDF: Tensor,
+    down_EOF: Tensor,
     up_bias_EG: _Maybe,
-    down_bias_ED: _Maybe,
+    down_bias_EO: _Maybe,
     token_N: Tensor,
     edge_N: Tensor,
     weight_N: Tensor,
@@ -42,19 +42,19 @@ def _forward(
     activation: str,
     backend: str,
 ) -> Tensor:
-    weights = ExpertWeights(up_EGD, down_EDF, up_bias_EG, down_bias_ED)
+    weights = ExpertWeights(up_EGD, down_EOF, up_bias_EG, down_bias_EO)
     dispatch = Dispatch(token_N, edge_N, weight_N, bounds, slot_TK, all_live)
     return _ops(backend, x_TD, weights).forward(x_TD, dispatch, weights, read(activation))[0]
 
 
 @torch.library.custom_op("sparsemix::expert_mlp_backward", mutates_args=())
 def _backward(
-    dy_TD: Tensor,
+    dy_TO: Tensor,
     x_TD: Tensor,
     up_EGD: Tensor,
-    down_EDF: Tensor,
+    down_EOF: Tensor,
     up_bias_EG: _Maybe,
-    down_bias_ED: _Maybe,
+    down_bias_EO: _Maybe,
     token_N: Tensor,
     edge_N: Tensor,
     weight_N: Tensor,
@@ -65,21 +65,22 @@ def _backward(
     backend: str,
     needs: list[bool],
 ) -> list[Tensor]:
-    weights = ExpertWeights(up_EGD, down_EDF, up_bias_EG, down_bias_ED)
+    weights = ExpertWeights(up_EGD, down_EOF, up_bias_EG, down_bias_EO)
     dispatch = Dispatch(token_N, edge_N, weight_N, bounds, slot_TK, all_live)
     ops, act = _ops(backend, x_TD, weights), read(activation)
     _, saved = ops.forward(x_TD, dispatch, weights, act)
-    found = ops.backward(dy_TD.contiguous(), x_TD, saved, dispatch, weights, act, Needs(*needs))
-    return [x_TD.new_empty(0) if gradient is None else gradient for gradient in found]
+    found = ops.backward(dy_TO.contiguous(), x_TD, saved, dispatch, weights, act, Needs(*needs))
+    # The compiler was told of contiguous ones; Triton's lie as the weights do.
+    return [x_TD.new_empty(0) if gradient is None else gradient.contiguous() for gradient in found]
 
 
 @_forward.register_fake
-def _forward_shape(x_TD: Tensor, up_EGD: Tensor, down_EDF: Tensor, *rest: Any) -> Tensor:
-    return x_TD.new_empty(x_TD.shape[0], down_EDF.shape[1])
+def _forward_shape(x_TD: Tensor, up_EGD: Tensor, down_EOF: Tensor, *rest: Any) -> Tensor:
+    return x_TD.new_empty(x_TD.shape[0], down_EOF.shape[1])
 
 
 @_backward.register_fake
-def _backward_shapes(dy_TD: Tensor, *inputs: Any) -> list[Tensor]:
+def _backward_shapes(dy_TO: Tensor, *inputs: Any) -> list[Tensor]:
     x, up, down, up_bias, down_bias, _, _, weight, *_, needs = inputs
     like = (x, weight, up, down, up_bias, down_bias)
     return [of.new_empty(of.shape) if of is not None and need else x.new_empty(0) for of, need in zip(like, needs)]
@@ -90,11 +91,11 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.rest = inputs[10:]
 
 
-def _gradients(ctx: Any, dy_TD: Tensor) -> tuple[Tensor | None, ...]:
+def _gradients(ctx: Any, dy_TO: Tensor) -> tuple[Tensor | None, ...]:
     x, up, down, up_bias, down_bias, _, _, weight, _, _ = inputs = ctx.saved_tensors
     wanted = ctx.needs_input_grad
     needs = [wanted[0], True, *wanted[1:5]]
-    found = _backward(dy_TD, *inputs, *ctx.rest, needs)
+    found = _backward(dy_TO, *inputs, *ctx.rest, needs)
     dx, dweight, *dparameters = (
         gradient if of is not None and need else None
         for gradient, of, need in zip(found, (x, weight, up, down, up_bias, down_bias), needs)

@@ -20,27 +20,27 @@ Parts = Sequence[Part]
 def forward(
     x_TD: Tensor, dispatch: Dispatch, weights: ExpertWeights, activation: Activation
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """(y_TD, saved): the combined outputs, and the pre-activation of each block.
+    """(y_TO, saved): the combined outputs, and the pre-activation of each block.
 
     Blocks are kept apart: one tensor of them all would have to be copied into, and be faulted in page by page.
     """
     layout = lay_out(dispatch, weights.up_EGD)
     w_R1 = layout.weight_R[:, None].to(x_TD.dtype)
-    y_RD = fresh(x_TD, len(w_R1), x_TD.shape[1])
+    y_RO = fresh(x_TD, len(w_R1), weights.down_EDF.shape[1])
     saved = []
     for rows, parts in layout.blocks():
         h = _products(x_TD.index_select(0, layout.token_R[rows]), weights.up_EGD.mT, parts)
         if weights.up_bias_EG is not None:
             _add_biases(h, weights.up_bias_EG, torch.ones_like(w_R1[rows]), parts)
-        _write_products(y_RD[rows], activation.forward(h).mul_(w_R1[rows]), weights.down_EDF.mT, parts)
+        _write_products(y_RO[rows], activation.forward(h).mul_(w_R1[rows]), weights.down_EDF.mT, parts)
         if weights.down_bias_ED is not None:
-            _add_biases(y_RD[rows], weights.down_bias_ED, w_R1[rows], parts)
+            _add_biases(y_RO[rows], weights.down_bias_ED, w_R1[rows], parts)
         saved.append(h)
-    return layout.combine(y_RD, len(x_TD)), tuple(saved)
+    return layout.combine(y_RO, len(x_TD)), tuple(saved)
 
 
 def backward(
-    dy_TD: Tensor,
+    dy_TO: Tensor,
     x_TD: Tensor,
     saved: Sequence[Tensor],
     dispatch: Dispatch,
@@ -55,7 +55,7 @@ def backward(
     dx_RD = fresh(x_TD, len(w_R1), x_TD.shape[1])
     dw_R = dispatch.weight_N.new_empty(len(w_R1))
     for (rows, parts), h in zip(layout.blocks(), saved, strict=True):
-        w, dy = w_R1[rows], dy_TD.index_select(0, layout.token_R[rows])
+        w, dy = w_R1[rows], dy_TO.index_select(0, layout.token_R[rows])
         dwa = _products(dy, weights.down_EDF, parts)  # of the weighted activation w a; those of w and a follow
         a, dh = activation.recompute(h, dwa * w)
         torch.sum(dwa.mul_(a), 1, dtype=dw_R.dtype, out=dw_R[rows])

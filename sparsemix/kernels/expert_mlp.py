@@ -39,7 +39,8 @@ def expert_mlp(
             Compiled, it always does.
 
     Returns:
-        (T, D), the dtype of x; gradient flows to x, the combine weights and the experts' weights.
+        (T, O), where W_down is (O, F), in the dtype of x; gradient flows to x, the combine weights and the experts'
+        weights.
 
     Source: the gradient of the combine weight is SonicMoE's identity (2512.14080).
     """
@@ -61,20 +62,20 @@ class _ExpertMLP(torch.autograd.Function):
         x_TD: Tensor,
         weight_N: Tensor,
         up_EGD: Tensor,
-        down_EDF: Tensor,
+        down_EOF: Tensor,
         up_bias_EG: Tensor | None,
-        down_bias_ED: Tensor | None,
+        down_bias_EO: Tensor | None,
         dispatch: Dispatch,
         activation: Activation,
         ops: Backend,
         recompute: bool,
     ) -> Tensor:
-        weights = ExpertWeights(up_EGD, down_EDF, up_bias_EG, down_bias_ED)
-        y_TD, saved = ops.forward(x_TD, dispatch, weights, activation)
+        weights = ExpertWeights(up_EGD, down_EOF, up_bias_EG, down_bias_EO)
+        y_TO, saved = ops.forward(x_TD, dispatch, weights, activation)
         *indices, all_live = dispatch._replace(weight_N=weight_N)
         ctx.save_for_backward(x_TD, *weights, *indices, *(() if recompute else saved))
         ctx.ops, ctx.activation, ctx.all_live, ctx.recompute = ops, activation, all_live, recompute
-        return y_TD
+        return y_TO
 
     @staticmethod
     @once_differentiable

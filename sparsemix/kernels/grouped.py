@@ -38,20 +38,20 @@ class Grouped(NamedTuple):
     def forward(
         self, x_TD: Tensor, dispatch: Dispatch, weights: ExpertWeights, activation: Activation
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """(y_TD, (h_NG,)): the combined outputs, and the pre-activation to save."""
+        """(y_TO, (h_NG,)): the combined outputs, and the pre-activation to save."""
         bounds, w_N1 = dispatch.bounds, dispatch.weight_N[:, None].to(x_TD.dtype)
         h_NG = self.products.matmul(x_TD.index_select(0, dispatch.token_N), weights.up_EGD, bounds)
         if weights.up_bias_EG is not None:
             h_NG = h_NG + _spread(weights.up_bias_EG, dispatch)
         h_NG = _without_dead(h_NG, dispatch)
-        y_ND = self.products.matmul(activation.forward(h_NG).mul_(w_N1), weights.down_EDF, bounds)
+        y_NO = self.products.matmul(activation.forward(h_NG).mul_(w_N1), weights.down_EDF, bounds)
         if weights.down_bias_ED is not None:
-            y_ND = y_ND + w_N1 * _spread(weights.down_bias_ED, dispatch)
-        return gather_sum(_without_dead(y_ND, dispatch), dispatch, len(x_TD)), (h_NG,)
+            y_NO = y_NO + w_N1 * _spread(weights.down_bias_ED, dispatch)
+        return gather_sum(_without_dead(y_NO, dispatch), dispatch, len(x_TD)), (h_NG,)
 
     def backward(
         self,
-        dy_TD: Tensor,
+        dy_TO: Tensor,
         x_TD: Tensor,
         saved: Sequence[Tensor],
         dispatch: Dispatch,
@@ -62,17 +62,17 @@ class Grouped(NamedTuple):
         """The gradients asked for."""
         (h_NG,), bounds, wide = saved, dispatch.bounds, dispatch.weight_N.dtype
         w_N1 = dispatch.weight_N[:, None].to(x_TD.dtype)
-        dy_ND = _without_dead(dy_TD.index_select(0, dispatch.token_N), dispatch)
+        dy_NO = _without_dead(dy_TO.index_select(0, dispatch.token_N), dispatch)
         # The gradient of the weighted activation w a, from which those of w and a follow.
-        dwa_NF = _without_dead(self.products.input_grad(dy_ND, weights.down_EDF, bounds), dispatch)
+        dwa_NF = _without_dead(self.products.input_grad(dy_NO, weights.down_EDF, bounds), dispatch)
         a_NF, dh_NG = activation.recompute(h_NG, dwa_NF * w_N1)
         dw_N, found = dwa_NF.mul_(a_NF).sum(1, dtype=wide), Gradients()
         if needs.down_EDF:
-            found = found._replace(down_EDF=self.products.weight_grad(dy_ND, a_NF.mul_(w_N1), bounds))
+            found = found._replace(down_EDF=self.products.weight_grad(dy_NO, a_NF.mul_(w_N1), bounds))
         if weights.down_bias_ED is not None:
-            dw_N += (dy_ND * _spread(weights.down_bias_ED, dispatch)).sum(1, dtype=wide)
+            dw_N += (dy_NO * _spread(weights.down_bias_ED, dispatch)).sum(1, dtype=wide)
         if needs.down_bias_ED:
-            found = found._replace(down_bias_ED=_gather_up(dy_ND * w_N1, dispatch))
+            found = found._replace(down_bias_ED=_gather_up(dy_NO * w_N1, dispatch))
         if needs.up_EGD:
             x_ND = x_TD.index_select(0, dispatch.token_N)
             found = found._replace(up_EGD=self.products.weight_grad(dh_NG, x_ND, bounds))
@@ -92,7 +92,7 @@ def _without_dead(rows: Tensor, dispatch: Dispatch) -> Tensor:
     return torch.where(live_N[:, None], rows, 0)
 
 
-def _expert_of_row(dispatch: Dispatch) -> Tensor:
+def expert_of_row(dispatch: Dispatch) -> Tensor:
     """int64 (N,); dead rows count as the last expert's."""
     rows = torch.arange(len(dispatch.token_N), device=dispatch.bounds.device, dtype=dispatch.bounds.dtype)
     return torch.searchsorted(dispatch.bounds[1:-1], rows, right=True)
@@ -100,7 +100,7 @@ def _expert_of_row(dispatch: Dispatch) -> Tensor:
 
 def _spread(bias_EG: Tensor, dispatch: Dispatch) -> Tensor:
     """Each row's own bias, (N, G)."""
-    return bias_EG.index_select(0, _expert_of_row(dispatch))
+    return bias_EG.index_select(0, expert_of_row(dispatch))
 
 
 def _gather_up(rows_NG: Tensor, dispatch: Dispatch) -> Tensor:

@@ -32,7 +32,7 @@ def refuses(x_TD: Tensor, weights: ExpertWeights) -> str:
         return f"torch {torch.__version__} without grouped_mm"
     if x_TD.dtype not in (torch.float32, torch.bfloat16, torch.float16):
         return f"dtype {x_TD.dtype}"
-    sizes = (*weights.up_EGD.shape[1:], weights.down_EDF.shape[2])
+    sizes = (*weights.up_EGD.shape[1:], *weights.down_EDF.shape[1:])
     if any(size * x_TD.element_size() % 16 for size in sizes):
         return f"rows of {sizes} numbers that are not multiples of 16 bytes"
     return ""

@@ -16,7 +16,7 @@ from sparsemix.routing import Routing
 def one_token(
     x_TD: Tensor, routing: Routing, weights: ExpertWeights, activation: Activation, backend: BackendName
 ) -> Tensor | None:
-    """y = sum over the live edges n of w_n (W_down act(W_up x + b_up) + b_down); (1, D), without autograd.
+    """y = sum over the live edges n of w_n (W_down act(W_up x + b_up) + b_down); (1, O), without autograd.
 
     None where it cannot be had: more tokens than one, a gradient wanted, or a back end asked for that has no such way.
     """
@@ -29,7 +29,7 @@ def one_token(
 
 
 def _expert_by_expert(x_1D: Tensor, routing: Routing, weights: ExpertWeights, activation: Activation) -> Tensor:
-    y_1D = x_1D.new_zeros(1, weights.down_EDF.shape[1])
+    y_1O = x_1D.new_zeros(1, weights.down_EDF.shape[1])
     live = [True] * len(routing.expert_N) if routing.live_N is None else routing.live_N.tolist()
     for expert, weight, is_live in zip(routing.expert_N.tolist(), routing.weight_N.tolist(), live):
         if not is_live:
@@ -37,7 +37,7 @@ def _expert_by_expert(x_1D: Tensor, routing: Routing, weights: ExpertWeights, ac
         h_1G = product(x_1D, weights.up_EGD[expert].T)
         if weights.up_bias_EG is not None:
             h_1G += weights.up_bias_EG[expert]
-        y_1D.add_(product(activation.forward(h_1G), weights.down_EDF[expert].T), alpha=weight)
+        y_1O.add_(product(activation.forward(h_1G), weights.down_EDF[expert].T), alpha=weight)
         if weights.down_bias_ED is not None:
-            y_1D.add_(weights.down_bias_ED[expert], alpha=weight)
-    return y_1D
+            y_1O.add_(weights.down_bias_ED[expert], alpha=weight)
+    return y_1O

@@ -14,7 +14,7 @@ from sparsemix.routing import Dispatch
 
 
 def expert_mlp(x_TD: Tensor, dispatch: Dispatch, weights: ExpertWeights, activation: Activation) -> Tensor:
-    """y_t = sum of w_n (W_down act(W_up x_t + b_up) + b_down), each expert on its own rows; (T, D)."""
+    """y_t = sum of w_n (W_down act(W_up x_t + b_up) + b_down), each expert on its own rows; (T, O)."""
     edges = dispatch.bounds.tolist()
     outputs = []
     for expert, (start, end) in enumerate(pairwise(edges)):
@@ -26,4 +26,4 @@ def expert_mlp(x_TD: Tensor, dispatch: Dispatch, weights: ExpertWeights, activat
             y = y + weights.down_bias_ED[expert]
         outputs.append(y * dispatch.weight_N[start:end, None].to(y.dtype))
     num_dead = len(dispatch.token_N) - edges[-1]
-    return combine(torch.cat([*outputs, x_TD.new_zeros(num_dead, x_TD.shape[1])]), dispatch, len(x_TD))
+    return combine(torch.cat([*outputs, x_TD.new_zeros(num_dead, weights.down_EDF.shape[1])]), dispatch, len(x_TD))

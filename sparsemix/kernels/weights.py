@@ -13,6 +13,7 @@ class ExpertWeights(NamedTuple):
     up_EGD: Tensor
     """G = 2F for a gated activation, gate rows first or in turns as it says; G = F for a plain one."""
     down_EDF: Tensor
+    """its D is the width of y; where both are in sight, O, since that of x may be another."""
     up_bias_EG: Tensor | None = None
     """added before the activation."""
     down_bias_ED: Tensor | None = None

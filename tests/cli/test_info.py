@@ -7,9 +7,16 @@ import pytest
 
 from sparsemix.cli.describe import memory, optimizer_state, parameters_by_part
 from sparsemix.config import read_json, to_json
-from sparsemix.experts import GLUExpertsConfig, MLPExpertsConfig
+from sparsemix.experts import (
+    ClampedGLUExpertsConfig,
+    ConcatExpertsConfig,
+    GLUExpertsConfig,
+    MLPExpertsConfig,
+    Part,
+    ZeroExpertsConfig,
+)
 from sparsemix.kernels.cpp.library import library
-from sparsemix.layer import MoEConfig
+from sparsemix.layer import MoEConfig, MoEExpertsConfig
 from sparsemix.models import AttentionConfig, DecoderConfig
 from sparsemix.models.architectures import ARCHITECTURES
 from sparsemix.models.counts import count_by_tensors
@@ -106,7 +113,7 @@ def test_attention_costs_by_context(sparsemix, tmp_path):
 def test_without_a_target_it_tells_of_the_machine(sparsemix):
     facts = told(sparsemix)
     assert list(facts) == ["kernel", "environment"]
-    assert tuple(facts["kernel"].values()) == usual_kernel(choose_precision())[:2]
+    assert tuple(facts["kernel"].values()) == usual_kernel(choose_precision())
     assert "torch" in sparsemix("info").out
 
 
@@ -155,11 +162,28 @@ def test_the_kernel_and_why():
 
     found = library()
     expected = ("cpp", "float32 on a CPU") if found.functions else ("cpu", f"cpp refuses {found.reason}")
-    assert chosen("auto")[:2] == usual_kernel(Precision())[:2] == expected
+    assert chosen("auto") == usual_kernel(Precision()) == expected
     for backend in ("reference", "cpu", "native"):
-        for experts in (GLUExpertsConfig, MLPExpertsConfig):
-            assert chosen(backend, experts)[:2] == (backend, "the config asks for it")
+        for experts in (GLUExpertsConfig, ClampedGLUExpertsConfig, MLPExpertsConfig):
+            assert chosen(backend, experts) == (backend, "the config asks for it")
     assert kernel(replace(MODEL, moe=None), Precision()) is None
+
+
+def test_the_kernels_of_experts_of_several_kinds_and_of_those_inside_mixtures():
+    def of_one(kind):
+        return Part(experts=kind)
+
+    def chosen(*kinds):
+        inside = MoEConfig(num_experts=len(kinds), experts=ConcatExpertsConfig(parts=tuple(map(of_one, kinds))))
+        moe = MoEConfig(num_experts=4, experts=MoEExpertsConfig(moe=inside))
+        found = {kernel(replace(MODEL, moe=one), Precision()) for one in (inside, moe)}
+        assert len(found) == 1
+        return found.pop()
+
+    slow, fast = GLUExpertsConfig(hidden=8, backend="reference"), MLPExpertsConfig(hidden=8, backend="cpu")
+    assert chosen(ZeroExpertsConfig(), slow, slow) == ("reference", "the config asks for it")
+    assert chosen(fast, slow) == ("cpu, reference", "the config asks for it")
+    assert chosen(ZeroExpertsConfig()) is None
 
 
 def test_memory_is_that_of_the_tensors():

@@ -8,7 +8,16 @@ from experts.test_kinds import CLAMPED, functions_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparsemix import GLUExpertsConfig, MLPExpertsConfig, ModuleExperts, MoEConfig, TokenInfo, sort_by_expert
+from sparsemix import (
+    GLUExpertsConfig,
+    MLPExpertsConfig,
+    ModuleExperts,
+    MoE,
+    MoEConfig,
+    TokenInfo,
+    TopKRouterConfig,
+    sort_by_expert,
+)
 from sparsemix.experts import (
     ConcatExperts,
     ConcatExpertsConfig,
@@ -51,6 +60,34 @@ def test_parts_of_any_kinds_are_a_loop_over_edges(case, data, way):
     experts = filled(config.build(DIM, num_experts))
     functions = [f for kind, part in zip(kinds, experts.parts) for f in functions_of(kind, part)]
     assert_is_the_loop(experts, functions, numbers(50, num_tokens, DIM), routing, getattr(experts, way))
+
+
+@settings(max_examples=150)
+@given(edge_lists(), st.data())
+def test_a_lone_token_needs_no_sort_and_gets_the_same(case, data):
+    routing, _, num_experts = case
+    routing = routing._replace(token_N=torch.zeros_like(routing.token_N), edges_per_token=None)
+    sizes = data.draw(split(num_experts))
+    kinds = [data.draw(st.sampled_from(KINDS)) for _ in sizes]
+    config = ConcatExpertsConfig(parts=tuple(Part(num_experts=n, experts=kind) for n, kind in zip(sizes, kinds)))
+    experts, x_1D = filled(config.build(DIM, num_experts)), numbers(50, 1, DIM)
+    with torch.no_grad():
+        y_1D = experts.one_token(x_1D, routing)
+        expected, _ = experts(x_1D, sort_by_expert(routing, num_experts))
+    kind_of = [kind for n, kind in zip(sizes, kinds) for _ in range(n)]
+    live = routing.expert_N if routing.live_N is None else routing.expert_N[routing.live_N]
+    if len(live) and all(getattr(kind_of[e], "backend", "auto") == "auto" for e in live.tolist()):
+        same(y_1D, expected)
+    else:
+        assert y_1D is None
+    assert experts.one_token(x_1D, routing) is None  # with gradient
+
+
+def test_parts_that_may_have_routings_inside_are_always_called():
+    experts = ConcatExperts([CopyExpertsConfig().build(DIM, 1), ModuleExperts([torch.nn.Identity()])])
+    moe = MoE(TopKRouterConfig(k=1, normalize=False).build(DIM, 2), experts)
+    with torch.no_grad():
+        assert experts.one_token(torch.randn(1, DIM), moe.router(torch.randn(1, DIM))) is None
 
 
 @given(edge_lists(), st.data())

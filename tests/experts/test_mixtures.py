@@ -9,6 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from sparsemix import GLUExpertsConfig, ModuleExperts, MoE, MoEConfig, TokenInfo, TopKRouterConfig, balance_loss
 from sparsemix.config import from_json, to_json
+from sparsemix.experts import ConcatExperts, CopyExpertsConfig, LSTMExpertsConfig
 from sparsemix.layer import MoEExpertsConfig
 from sparsemix.routing import flatten
 
@@ -89,6 +90,24 @@ def test_mixtures_and_other_modules_side_by_side():
     probs_TE, functions = routing.logits_TE.softmax(-1), [experts.experts[0], lambda x: inside(x)[0], lambda x: x]
     same(y_TD, sum(probs_TE[:, e : e + 1] * function(x_TD) for e, function in enumerate(functions)))
     assert [inner.logits_TE.shape for inner in routing.inner] == [(5, 3)]
+
+
+def test_routers_are_listed_as_their_routings_are_also_those_of_parts():
+    inside = [MoEConfig(num_experts=n, experts=GLUExpertsConfig(hidden=2)).build(DIM) for n in (2, 4)]
+    parts = [CopyExpertsConfig().build(DIM, 1), ModuleExperts([inside[0]]), ModuleExperts([inside[1]])]
+    moe = MoE(TopKRouterConfig(k=3).build(DIM, 3), ConcatExperts(parts))
+    _, routing = moe(torch.randn(5, DIM))
+    assert moe.routers() == [moe.router, inside[0].router, inside[1].router]
+    assert [found.logits_TE.shape[1] for found in flatten(routing)] == [router.num_experts for router in moe.routers()]
+
+
+@pytest.mark.parametrize("out_dim", [None, 6])
+def test_mixtures_of_sequences_may_be_inside_too(out_dim):
+    inside = MoEConfig(num_experts=3, experts=LSTMExpertsConfig(hidden=2), item_dims=2)
+    moe = MoEConfig(num_experts=2, experts=MoEExpertsConfig(moe=inside), item_dims=2).build(DIM, out_dim)
+    y, routing = moe(torch.randn(5, 7, DIM))
+    assert y.shape == (5, 7, out_dim or DIM)
+    assert len(flatten(routing)) == 3
 
 
 def test_configs_that_contain_each_other_go_to_json_and_back_and_complain_in_one_line():

@@ -1,5 +1,7 @@
 """Activations against their formulas, and their written-out derivatives against autograd."""
 
+import math
+
 import pytest
 import references
 import torch
@@ -67,6 +69,7 @@ def test_interleaved_rows_are_gate_up_gate_up():
         Gated("gelu", interleaved=True),
         ClampedGated(limit=3.0),
         ClampedGated(1e-7, interleaved=False),
+        ClampedGated(math.inf),
     ],
 )
 def test_what_is_written_can_be_read(activation):

@@ -109,10 +109,24 @@ def test_a_decoder_compiles_whole_by_inductor():
         same(parameter.grad, wanted, "gradient", 1e-3)
 
 
+@pytest.mark.parametrize("backend", ["cpu", "triton"])
+def test_gradients_of_transposed_weights_are_what_the_compiler_was_told(backend):
+    if backend == "triton":
+        pytest.importorskip("triton")
+    dispatch = dispatch_of([0, 0, 1], [1, 0, 0], num_experts=2)
+    *indices, all_live = dispatch._replace(weight_N=dispatch.weight_N.float())
+    weights = [numbers(0, 2, 3, 12).float().mT, numbers(1, 2, 6, 3).float().mT, None, None]
+    x_TD, needs = numbers(2, 2, 3).float(), [True] * 4 + [False] * 2
+    inputs = (x_TD, x_TD, *weights, *indices, all_live, '["Gated", "silu", false]', backend, needs)
+    for gradient, told in zip(compiled._backward(*inputs), compiled._backward_shapes(*inputs)):
+        assert (gradient.shape, gradient.stride()) == (told.shape, told.stride())
+
+
 @pytest.mark.parametrize("bias", [False, True])
-def test_the_operator_keeps_the_rules_of_operators(bias):
+@pytest.mark.parametrize("out", [3, 5])
+def test_the_operator_keeps_the_rules_of_operators(bias, out):
     dispatch = dispatch_of([0, 0, 1, 1, 2, 2], [3, 0, 0, 1, 3, 0], num_experts=4, k=2)
-    shapes = [(4, 6, 3), (4, 3, 6), *([(4, 6), (4, 3)] if bias else [])]
+    shapes = [(4, 6, 3), (4, out, 6), *([(4, 6), (4, out)] if bias else [])]
     weights = [numbers(i, *shape).requires_grad_() for i, shape in enumerate(shapes)]
     weights += [None] * (4 - len(weights))
     x_TD, weight_N = numbers(5, 3, 3).requires_grad_(), dispatch.weight_N.requires_grad_()

@@ -53,6 +53,13 @@ def test_layouts_of_other_libraries(target, size, form, dead):
     agrees(size, form, dead=dead)
 
 
+@pytest.mark.parametrize("out", [1, 30, 700])
+@pytest.mark.parametrize("form", ["gated", "biased"])
+@pytest.mark.parametrize("size", [*SIZES[1:3], SIZES[5], SIZES[7]], ids=str)
+def test_y_may_be_of_another_width_than_x(target, size, form, out):
+    agrees(size, form, out=out, dead=True)
+
+
 @pytest.mark.parametrize("name", ACTIVATIONS)
 @pytest.mark.parametrize("form", ["gated", "plain", "interleaved"])
 def test_every_activation(target, form, name):
@@ -131,8 +138,9 @@ def test_one_row_without_autograd_is_one_row_with_it(target, inner, columns, bia
 
 @pytest.mark.parametrize("form", ["gated", "plain", "biased", "interleaved", "clamped"])
 @pytest.mark.parametrize("k", [0, 1, 3])
-def test_the_experts_of_one_token(target, form, k):
-    x_1D, _, weights = tensors((1, 37, 21, 5, 2), form)
+@pytest.mark.parametrize("out", [37, 1, 50])
+def test_the_experts_of_one_token(target, form, k, out):
+    x_1D, _, weights = tensors((1, 37, 21, 5, 2), form, out=out)
     both_2K = torch.tensor([[4, 0, 3], [0, 0, 0]])[:, :k]
     expert_K, weight_K = both_2K.int()[0], torch.tensor([0.3, -2.0, 1.5], dtype=torch.float64)[:k]
     dispatch = sort_by_expert(Routing(torch.zeros(k).long(), both_2K[0], weight_K), 5)

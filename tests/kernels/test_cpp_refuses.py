@@ -56,7 +56,7 @@ def test_weights_that_do_not_go_together_are_refused(field, axis):
         lambda: cpp.forward(x_TD, dispatch_of_size(6, 4, 2, dead=False), weights, activation_of("clamped")),
         lambda: cpp.one_token(x_TD[:1], torch.tensor([0]), torch.ones(1), weights, activation_of("clamped")),
     ):
-        with pytest.raises(ValueError, match=r"^\w+: must be of shape .*, to go with down_EDF, got \("):
+        with pytest.raises(ValueError, match=r"^\w+: must be of shape .*, to go with x_TD and down_EDF, got \("):
             run_one()
 
 

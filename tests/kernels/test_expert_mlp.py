@@ -18,13 +18,13 @@ FORMS = ["gated", "plain", "biased"]
 INPUTS = ["x", "weight", "up", "down", "up_bias", "down_bias"]
 
 
-def parameters(form: str, num_experts: int, dim: int, hidden: int, seed: int = 0, dtype=torch.float64):
-    """up, down and, in the biased form, their biases; scaled so that activations stay within reach."""
-    wide = 2 * hidden if form == "gated" else hidden
-    shapes = [(num_experts, wide, dim), (num_experts, dim, hidden)]
+def parameters(form: str, num_experts: int, dim: int, hidden: int, out: int | None = None, dtype=torch.float64):
+    """up, down and, in the biased form, their biases; y is as wide as x, or `out`."""
+    wide, out = 2 * hidden if form == "gated" else hidden, out or dim
+    shapes = [(num_experts, wide, dim), (num_experts, out, hidden)]
     if form == "biased":
-        shapes += [(num_experts, wide), (num_experts, dim)]
-    return [numbers(seed + i, *shape).to(dtype).requires_grad_() for i, shape in enumerate(shapes)]
+        shapes += [(num_experts, wide), (num_experts, out)]
+    return [numbers(i, *shape).to(dtype).requires_grad_() for i, shape in enumerate(shapes)]
 
 
 def activation_of(form: str, name: str):
@@ -33,7 +33,7 @@ def activation_of(form: str, name: str):
 
 def loop(form, name, x_TD, dispatch, tensors):
     """The definition, row by row."""
-    y_TD, bounds = torch.zeros_like(x_TD), dispatch.bounds.tolist()
+    y_TD, bounds = x_TD.new_zeros(len(x_TD), tensors[1].shape[1]), dispatch.bounds.tolist()
     for e, (start, end) in enumerate(pairwise(bounds)):
         for n in range(start, end):
             token = dispatch.token_N[n]
@@ -57,13 +57,13 @@ def compare(form, name, x_TD, routing, num_experts, tensors, backend, tolerance=
         same(grad, wanted, f"{backend} {form} {name}: gradient of {what}", tolerance)
 
 
-def compare_in_float32(case, dim, hidden, form, name, backend):
+def compare_in_float32(case, dim, out, hidden, form, name, backend):
     routing, num_tokens, num_experts = case
     routing = routing._replace(weight_N=routing.weight_N.detach().float().requires_grad_())
     x_TD = numbers(5, num_tokens, dim).float().requires_grad_()
     tensors = [
         (tensor.detach() / tensor.shape[-1]).requires_grad_()
-        for tensor in parameters(form, num_experts, dim, hidden, dtype=torch.float32)
+        for tensor in parameters(form, num_experts, dim, hidden, out, dtype=torch.float32)
     ]
     compare(form, name, x_TD, routing, num_experts, tensors, backend, tolerance=5e-5)
 
@@ -72,15 +72,16 @@ def compare_in_float32(case, dim, hidden, form, name, backend):
 @given(
     edge_lists(),
     st.integers(1, 5),
+    st.integers(1, 5),
     st.integers(1, 4),
     st.sampled_from(FORMS),
     st.sampled_from(ACTIVATIONS),
     st.sampled_from(["reference", "cpu", "auto"]),
 )
-def test_value_and_every_gradient(case, dim, hidden, form, name, backend):
+def test_value_and_every_gradient(case, dim, out, hidden, form, name, backend):
     routing, num_tokens, num_experts = case
     x_TD = numbers(5, num_tokens, dim).requires_grad_()
-    compare(form, name, x_TD, routing, num_experts, parameters(form, num_experts, dim, hidden), backend)
+    compare(form, name, x_TD, routing, num_experts, parameters(form, num_experts, dim, hidden, out), backend)
 
 
 @pytest.fixture
@@ -96,14 +97,15 @@ def everything_to_onednn(monkeypatch):
 @given(
     edge_lists(),
     st.integers(1, 5),
+    st.integers(1, 5),
     st.integers(1, 4),
     st.sampled_from(FORMS),
     st.sampled_from([1, 3, 1024]),
 )
-def test_value_and_every_gradient_by_onednn(everything_to_onednn, case, dim, hidden, form, rows_in_a_block):
+def test_value_and_every_gradient_by_onednn(everything_to_onednn, case, dim, out, hidden, form, rows_in_a_block):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(layout, "ROWS", rows_in_a_block)
-        compare_in_float32(case, dim, hidden, form, "silu", "cpu")
+        compare_in_float32(case, dim, out, hidden, form, "silu", "cpu")
 
 
 @pytest.mark.skipif(not library().functions, reason="nothing could be compiled")
@@ -111,12 +113,13 @@ def test_value_and_every_gradient_by_onednn(everything_to_onednn, case, dim, hid
 @given(
     edge_lists(),
     st.sampled_from([1, 3, 17, 40]),
+    st.sampled_from([1, 3, 17, 40]),
     st.sampled_from([1, 5, 16, 20]),
     st.sampled_from(FORMS),
     st.sampled_from(ACTIVATIONS),
 )
-def test_value_and_every_gradient_by_compiled_code(case, dim, hidden, form, name):
-    compare_in_float32(case, dim, hidden, form, name, "cpp")
+def test_value_and_every_gradient_by_compiled_code(case, dim, out, hidden, form, name):
+    compare_in_float32(case, dim, out, hidden, form, name, "cpp")
 
 
 def test_an_expert_of_several_blocks_and_several_experts_in_a_block(monkeypatch):
@@ -178,12 +181,13 @@ def test_what_is_frozen_gets_no_gradient_and_all_else_the_same(backend, frozen):
 @given(
     edge_lists(),
     st.sampled_from([4, 8]),
+    st.sampled_from([4, 8]),
     st.sampled_from([4, 12]),
     st.sampled_from(FORMS),
     st.sampled_from(ACTIVATIONS),
 )
-def test_value_and_every_gradient_of_native(case, dim, hidden, form, name):
-    compare_in_float32(case, dim, hidden, form, name, "native")
+def test_value_and_every_gradient_of_native(case, dim, out, hidden, form, name):
+    compare_in_float32(case, dim, out, hidden, form, name, "native")
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)

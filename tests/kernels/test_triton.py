@@ -35,15 +35,16 @@ pytestmark = pytest.mark.skipif(not INTERPRETED, reason="Triton was imported wit
 @given(
     edge_lists(),
     st.sampled_from([1, 5, 16, 33]),
+    st.sampled_from([0, 1, 20]),
     st.sampled_from([1, 7, 32, 50]),
     st.sampled_from(FORMS),
     st.sampled_from(ACTIVATIONS),
     st.booleans(),
 )
-def test_any_routing(case, dim, hidden, form, name, transposed):
+def test_any_routing(case, dim, out, hidden, form, name, transposed):
     routing, num_tokens, num_experts = case
     routing = routing._replace(weight_N=routing.weight_N.detach().float())
-    weights = random_weights(form, num_experts, dim, hidden, torch.float32, transposed)
+    weights = random_weights(form, num_experts, dim, hidden, torch.float32, transposed, out)
     check(form, name, numbers(5, num_tokens, dim).float(), routing, num_experts, weights)
 
 

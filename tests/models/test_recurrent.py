@@ -8,6 +8,7 @@ from cases import numbers, same
 from sparsemix import GLUExpertsConfig, MLPExpertsConfig, MoEConfig, TopKRouterConfig, balance_loss
 from sparsemix.config import from_json, to_json
 from sparsemix.models.recurrent import MoELSTMConfig, MoERNNConfig
+from sparsemix.routing import load
 
 BATCH, LENGTH, DIM, HIDDEN = 2, 5, 3, 4
 MOE = MoEConfig(num_experts=4, router=TopKRouterConfig(k=2), experts=MLPExpertsConfig(hidden=3, bias=True))
@@ -76,6 +77,29 @@ def test_a_sequence_may_be_continued(config):
     same(torch.cat([first, second], dim=1), whole)
     for one, other in zip(state, last):
         same(one, other)
+
+
+@EITHER
+@pytest.mark.parametrize("on_the_left", [False, True])
+def test_padding_leaves_the_state_and_the_losses_alone(config, on_the_left):
+    built, x_BSD = network(config), numbers(50, BATCH, LENGTH, DIM)
+    valid_BS = torch.ones(BATCH, LENGTH, dtype=torch.bool)
+    own = slice(2, LENGTH) if on_the_left else slice(0, 3)
+    valid_BS[1] = False
+    valid_BS[1, own] = True
+
+    y_BSH, state, routing = built(x_BSD, valid_BS=valid_BS)
+
+    (whole, whole_state, one), (short, short_state, other) = (built(x_BSD[:1]), built(x_BSD[1:, own]))
+    same(y_BSH[:1], whole)
+    same(y_BSH[1:, own], short)
+    for last, first, second in zip(tensors_of(state), tensors_of(whole_state), tensors_of(short_state)):
+        same(last, torch.cat([first, second]))
+    assert load(routing, 4).equal(load(one, 4) + load(other, 4))
+
+
+def tensors_of(state):
+    return [state] if isinstance(state, torch.Tensor) else state
 
 
 @EITHER

@@ -31,17 +31,17 @@ def refuses(*tensors: Tensor | None) -> str:
 def forward(
     x_TD: Tensor, dispatch: Dispatch, weights: ExpertWeights, activation: Activation
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """(y_TD, saved): the combined outputs, and the pre-activation in panels of as many tokens as a vector has lanes."""
+    """(y_TO, saved): the combined outputs, and the pre-activation in panels of as many tokens as a vector has lanes."""
     compiled, call = functions(), _call(x_TD, dispatch, weights, activation)
     lanes = compiled.sparsemix_lanes()
     panels = sum(-(-(end - start) // lanes) for start, end in pairwise(dispatch.bounds.tolist()))
     saved_RG = fresh(x_TD, panels * lanes, weights.up_EGD.shape[1])
     call.point(saved=saved_RG)
-    return _rows_combined(compiled.sparsemix_forward, call, x_TD, dispatch), (saved_RG,)
+    return _rows_combined(compiled.sparsemix_forward, call, fresh(x_TD, len(x_TD), call.out), dispatch), (saved_RG,)
 
 
 def backward(
-    dy_TD: Tensor,
+    dy_TO: Tensor,
     x_TD: Tensor,
     saved: Sequence[Tensor],
     dispatch: Dispatch,
@@ -50,16 +50,16 @@ def backward(
     needs: Needs,
 ) -> Gradients:
     """The gradients asked for, each written once."""
-    assert dy_TD.shape == x_TD.shape, "the gradient of a sum is like the sum"
     compiled, call = functions(), _call(x_TD, dispatch, weights, activation)
+    assert dy_TO.shape == (call.tokens, call.out), "the gradient of a sum is like the sum"
     dweight_N = dispatch.weight_N.new_zeros(len(dispatch.weight_N), dtype=torch.float32)
     sums = [fresh(of, *of.shape) if of is not None and need else None for of, need in zip(weights, needs[2:])]
-    call.point(saved=saved[0], dy=dy_TD, dweight=dweight_N)
+    call.point(saved=saved[0], dy=dy_TO, dweight=dweight_N)
     call.point(**dict(zip(("dup", "ddown", "dup_bias", "ddown_bias"), sums, strict=True)))
     call.point(scratch=fresh(x_TD, compiled.sparsemix_scratch(ctypes.byref(call))))
     dx_TD = None
     if needs.x_TD:
-        dx_TD = _rows_combined(compiled.sparsemix_backward, call, x_TD, dispatch)
+        dx_TD = _rows_combined(compiled.sparsemix_backward, call, fresh(x_TD, *x_TD.shape), dispatch)
     else:
         compiled.sparsemix_backward(ctypes.byref(call))
     return Gradients(dx_TD, dweight_N.to(dispatch.weight_N.dtype), *sums)
@@ -73,14 +73,21 @@ def _call(x_TD: Tensor, dispatch: Dispatch, weights: ExpertWeights, activation: 
     return call
 
 
-def _rows_combined(run: Callable[[object], object], call: Call, x_TD: Tensor, dispatch: Dispatch) -> Tensor:
-    """What it writes a row an edge, summed over each token's live rows; by itself where every token has K of them."""
-    num_edges, y_TD = len(dispatch.token_N), fresh(x_TD, *x_TD.shape)
-    one_each = dispatch.slot_TK is not None and int(dispatch.bounds[-1]) == num_edges == len(x_TD)
-    y_ND = None if one_each else fresh(x_TD, num_edges, x_TD.shape[1])
-    call.point(y_rows=y_ND, y=y_TD)
+def _rows_combined(run: Callable[[object], object], call: Call, y_TO: Tensor, dispatch: Dispatch) -> Tensor:
+    """What it writes a row an edge, summed over each token's live rows; by itself where every token has K of them.
+
+    Args:
+        run: the compiled function.
+        call: what it is told, but for where to write.
+        y_TO: fresh memory for the sums.
+        dispatch: which rows are a token's.
+    """
+    num_edges = len(dispatch.token_N)
+    one_each = dispatch.slot_TK is not None and int(dispatch.bounds[-1]) == num_edges == len(y_TO)
+    y_NO = None if one_each else fresh(y_TO, num_edges, y_TO.shape[1])
+    call.point(y_rows=y_NO, y=y_TO)
     run(ctypes.byref(call))
-    if y_ND is None or dispatch.slot_TK is not None:
-        return y_TD
-    y_ND[dispatch.bounds[-1] :].zero_()
-    return gather_sum(y_ND, dispatch, len(x_TD))
+    if y_NO is None or dispatch.slot_TK is not None:
+        return y_TO
+    y_NO[dispatch.bounds[-1] :].zero_()
+    return gather_sum(y_NO, dispatch, len(y_TO))

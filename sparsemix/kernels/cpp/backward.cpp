@@ -14,29 +14,30 @@ struct Batch {
     float *dy, *dh, *weighted;
 
     Batch(const Call& call, long lane, long lanes) : lane(lane), dy(call.scratch) {
-        dh = dy + lanes * call.dim;
+        dh = dy + lanes * call.out;
         weighted = dh + lanes * call.width();
     }
 };
 
 static void rows_backward(const Call& call, const Batch& batch, const Block& block) {
-    long dim = call.dim, hidden = call.hidden, width = call.width(), panels = block.panels(), at = block.lane - batch.lane;
-    Panels dy{batch.dy + at * dim, dim}, dh{batch.dh + at * width, width}, weighted{batch.weighted + at * hidden, hidden};
+    long dim = call.dim, out = call.out, hidden = call.hidden, width = call.width();
+    long panels = block.panels(), at = block.lane - batch.lane;
+    Panels dy{batch.dy + at * out, out}, dh{batch.dh + at * width, width}, weighted{batch.weighted + at * hidden, hidden};
     Panels h{call.saved + block.lane * width, width};
     float* room = workspace(LINE * SLAB + panels * W * dim);
     Panels dx{room + LINE * SLAB, dim};
     Vec w[MOST], dw[MOST];
-    const float* bias = call.down_bias ? call.down_bias + block.expert * dim : nullptr;
+    const float* bias = call.down_bias ? call.down_bias + block.expert * out : nullptr;
     for (long p = 0; p < panels; ++p) {
         const float* rows[W];
-        token_rows(call, block, p, call.dy, rows);
-        to_panel(rows, dim, dy.row(p, 0));
+        token_rows(call, block, p, call.dy, out, rows);
+        to_panel(rows, out, dy.row(p, 0));
         w[p] = panel_weights(call, block, p);
         dw[p] = Vec{};
-        for (long d = 0; bias && d < dim; ++d) dw[p] += bias[d] * load(dy.row(p, d));
+        for (long d = 0; bias && d < out; ++d) dw[p] += bias[d] * load(dy.row(p, d));
     }
     Left down = call.down.transposed(block.expert);
-    for_slabs(down, dim, panels, [&](long begin, long end, bool last) {
+    for_slabs(down, out, panels, [&](long begin, long end, bool last) {
         for_lines(hidden, [&](long f, long count) {
             multiply(down, f, count, dy, begin, end, weighted, panels, room, nothing);  // its gradient, for now
             for (long p = 0; last && p < panels; ++p)
@@ -105,8 +106,8 @@ static void down_backward(const Call& call, const Batch& batch, const Share& sha
             from_panel(weighted + (p * call.hidden + c) * W, 0, count, rows);
         }
     };
-    add_up(share, call.ddown + block.expert * call.dim * call.hidden, batch.dy + (block.lane - batch.lane) * call.dim,
-           call.dim, call.hidden, begin, pack);
+    add_up(share, call.ddown + block.expert * call.out * call.hidden, batch.dy + (block.lane - batch.lane) * call.out,
+           call.out, call.hidden, begin, pack);
 }
 
 // total[r] += sum over rows n of left(r, n), or of w_n left(r, n).
@@ -126,7 +127,7 @@ static void biases_backward(const Call& call, const Batch& batch, const Share& s
     if (call.dup_bias)
         add_up_bias(call, share, call.dup_bias + e * call.width(), batch.dh + at * call.width(), call.width(), false);
     if (call.ddown_bias)
-        add_up_bias(call, share, call.ddown_bias + e * call.dim, batch.dy + at * call.dim, call.dim, true);
+        add_up_bias(call, share, call.ddown_bias + e * call.out, batch.dy + at * call.out, call.out, true);
 }
 
 static void batch_backward(const Call& call, const std::vector<Share>& shares) {
@@ -175,10 +176,10 @@ static std::vector<std::vector<Share>> batches(const Call& call) {
 }  // namespace sparsemix
 
 EXPORT int64_t sparsemix_scratch(const sparsemix::Call* call) {
-    return sparsemix::BATCH * (call->dim + call->width() + call->hidden);
+    return sparsemix::BATCH * (call->out + call->width() + call->hidden);
 }
 
 EXPORT void sparsemix_backward(const sparsemix::Call* call) {
     for (const auto& shares : sparsemix::batches(*call)) sparsemix::batch_backward(*call, shares);
-    if (call->y) sparsemix::combine(*call);
+    if (call->y) sparsemix::combine(*call, call->dim);
 }

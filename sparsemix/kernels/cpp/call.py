@@ -20,7 +20,7 @@ class Matrices(ctypes.Structure):
     _fields_ = (("at", ctypes.c_void_p), *((name, ctypes.c_int64) for name in ("expert", "row", "col")))
 
 
-_SIZES = ("tokens", "dim", "hidden", "gated", "interleaved", "experts", "k", "activation", "threads")
+_SIZES = ("tokens", "dim", "out", "hidden", "gated", "interleaved", "experts", "k", "activation", "threads")
 _INPUTS = ("x", "token", "weight", "bounds", "slot")
 _OUTPUTS = ("up_bias", "down_bias", "saved", "y_rows", "y")
 _OF_BACKWARD = ("dy", "dweight", "dup", "ddown", "dup_bias", "ddown_bias", "scratch")
@@ -45,12 +45,12 @@ class Call(ctypes.Structure):
     def __init__(self, x_TD: Tensor, weights: ExpertWeights, activation: Activation) -> None:
         super().__init__()
         self.tensors: list[Tensor] = []
-        (self.tokens, _), (self.experts, self.dim, self.hidden) = x_TD.shape, weights.down_EDF.shape
+        (self.tokens, self.dim), (self.experts, self.out, self.hidden) = x_TD.shape, weights.down_EDF.shape
         self.gated, self.interleaved = activation.width == 2, activation.interleaved
         self.threads, self.activation = torch.get_num_threads(), _number(activation)
         if isinstance(activation, ClampedGated):
             self.limit, self.alpha = activation.limit, activation.alpha
-        self._check_shapes(x_TD, weights, activation.width * self.hidden)
+        self._check_shapes(weights, activation.width * self.hidden)
         self.up = Matrices(weights.up_EGD.data_ptr(), *weights.up_EGD.stride())
         self.down = Matrices(weights.down_EDF.data_ptr(), *weights.down_EDF.stride())
         self.point(x=x_TD, up_bias=weights.up_bias_EG, down_bias=weights.down_bias_ED)
@@ -62,16 +62,15 @@ class Call(ctypes.Structure):
                 self.tensors.append(tensor := tensor.contiguous())
             setattr(self, name, None if tensor is None else tensor.data_ptr())
 
-    def _check_shapes(self, x_TD: Tensor, weights: ExpertWeights, wide: int) -> None:
+    def _check_shapes(self, weights: ExpertWeights, wide: int) -> None:
         fitting = {
-            "x_TD": (x_TD, (self.tokens, self.dim)),
             "up_EGD": (weights.up_EGD, (self.experts, wide, self.dim)),
             "up_bias_EG": (weights.up_bias_EG, (self.experts, wide)),
-            "down_bias_ED": (weights.down_bias_ED, (self.experts, self.dim)),
+            "down_bias_ED": (weights.down_bias_ED, (self.experts, self.out)),
         }
         for name, (tensor, shape) in fitting.items():
             if tensor is not None and tensor.shape != shape:  # first, since a message takes as long as a small product
-                check(False, name, f"must be of shape {shape}, to go with down_EDF", tuple(tensor.shape))
+                check(False, name, f"must be of shape {shape}, to go with x_TD and down_EDF", tuple(tensor.shape))
 
 
 def check_dispatch(dispatch: Dispatch, num_tokens: int, num_experts: int) -> None:

@@ -41,7 +41,7 @@ EXPORT void sparsemix_rms_norm(const float* x, const float* weight, float* y, in
 // thread reads a stretch of one matrix after the other, as memory likes it.
 EXPORT void sparsemix_one_token(const sparsemix::Call* call, const int64_t* expert) {
     using namespace sparsemix;
-    long k = call->k, dim = call->dim, hidden = call->hidden, padded = lanes(hidden), halves = call->gated ? 2 : 1;
+    long k = call->k, out = call->out, hidden = call->hidden, padded = lanes(hidden), halves = call->gated ? 2 : 1;
     long step = call->gate(1), to_up = call->to_up();
     float* h = workspace((halves + 1) * padded * k);  // gate and up of each expert; then what goes down
     float* weighted = h + halves * padded * k;
@@ -52,7 +52,7 @@ EXPORT void sparsemix_one_token(const sparsemix::Call* call, const int64_t* expe
         for (long i = 0; i < k * halves * hidden; ++i) {
             long half = i / hidden, f = i % hidden, e = expert[half / halves];
             long row = f * step + half % halves * to_up;
-            float sum = dot(call->up.at + e * call->up.expert + row * call->up.row, call->x, dim);
+            float sum = dot(call->up.at + e * call->up.expert + row * call->up.row, call->x, call->dim);
             h[half * padded + f] = sum + (call->up_bias ? call->up_bias[e * call->width() + row] : 0);
         }
 #pragma omp for schedule(static)
@@ -64,12 +64,12 @@ EXPORT void sparsemix_one_token(const sparsemix::Call* call, const int64_t* expe
         for (long j = 0; j < k; ++j) {
             long e = expert[j];
 #pragma omp for schedule(static) nowait
-            for (long d = 0; d < dim; ++d) {
+            for (long d = 0; d < out; ++d) {
                 float sum = dot(call->down.at + e * call->down.expert + d * call->down.row, weighted + j * padded, hidden);
-                if (call->down_bias) sum += call->weight[j] * call->down_bias[e * dim + d];
+                if (call->down_bias) sum += call->weight[j] * call->down_bias[e * out + d];
                 call->y[d] = j ? call->y[d] + sum : sum;
             }
         }
     }
-    if (!k) std::fill_n(call->y, dim, 0.0f);
+    if (!k) std::fill_n(call->y, out, 0.0f);
 }

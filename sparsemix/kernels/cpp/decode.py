@@ -47,20 +47,20 @@ def takes_one_token(x_1D: Tensor, weights: ExpertWeights) -> bool:
 def one_token(
     x_1D: Tensor, expert_K: Tensor, weight_K: Tensor, weights: ExpertWeights, activation: Activation
 ) -> Tensor:
-    """The weighted sum over K experts, (1, D).
+    """The weighted sum over K experts, (1, O).
 
     Raises:
         ValueError: shapes that do not go together, or an expert that is not there.
     """
-    call, y_1D, experts = Call(x_1D, weights, activation), x_1D.new_empty(x_1D.shape), expert_K.tolist()
-    call.k = len(experts)
+    call, experts = Call(x_1D, weights, activation), expert_K.tolist()
+    call.k, y_1O = len(experts), x_1D.new_empty(1, call.out)
     there = not experts or 0 <= min(experts) <= max(experts) < call.experts
     check(there, "expert_K", f"must be in 0..{call.experts - 1}", experts)
     assert len(x_1D) == 1, "callers look how many there are"
     assert len(weight_K) == call.k, "a routing has a weight an edge"
-    call.point(weight=weight_K.float(), y=y_1D)
+    call.point(weight=weight_K.float(), y=y_1O)
     functions().sparsemix_one_token(ctypes.byref(call), (ctypes.c_int64 * call.k)(*experts))
-    return y_1D
+    return y_1O
 
 
 def rms_norm(x: Tensor, weight_D: Tensor, eps: float) -> Tensor:

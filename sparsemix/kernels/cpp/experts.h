@@ -24,7 +24,7 @@ struct Matrices {
 
 // Laid out as the caller fills it in; null where there is no such thing or nobody asks.
 struct Call {
-    int64_t tokens, dim, hidden, gated, interleaved, experts, k, activation, threads;
+    int64_t tokens, dim, out, hidden, gated, interleaved, experts, k, activation, threads;
     double limit, alpha;  // of a clamped activation
     const float* x;
     const int64_t* token;
@@ -91,10 +91,10 @@ inline long rows_together(const Call& call, long rows) {
 
 // Where the W rows of a panel begin in a matrix with a row a token, null past the last.
 template <class Row>
-inline void token_rows(const Call& call, const Block& block, long panel, Row* matrix, Row* (&rows)[W]) {
+inline void token_rows(const Call& call, const Block& block, long panel, Row* matrix, long width, Row* (&rows)[W]) {
     for (long i = 0; i < W; ++i) {
         long row = panel * W + i;
-        rows[i] = row < block.rows ? matrix + call.token[block.row + row] * call.dim : nullptr;
+        rows[i] = row < block.rows ? matrix + call.token[block.row + row] * width : nullptr;
     }
 }
 
@@ -106,11 +106,11 @@ inline Vec panel_weights(const Call& call, const Block& block, long panel) {
 }
 
 // Where the W rows of a panel are written: in the order of the dispatch, or straight to their tokens.
-inline void output_rows(const Call& call, const Block& block, long panel, float* (&rows)[W]) {
-    if (!call.y_rows) return token_rows(call, block, panel, call.y, rows);
+inline void output_rows(const Call& call, const Block& block, long panel, long width, float* (&rows)[W]) {
+    if (!call.y_rows) return token_rows(call, block, panel, call.y, width, rows);
     for (long i = 0; i < W; ++i) {
         long row = panel * W + i;
-        rows[i] = row < block.rows ? call.y_rows + (block.row + row) * call.dim : nullptr;
+        rows[i] = row < block.rows ? call.y_rows + (block.row + row) * width : nullptr;
     }
 }
 
@@ -119,34 +119,34 @@ template <class Start>
 inline void write_rows(const Call& call, const Block& block, Left left, const Panels& in, const Panels& out, float* room,
                        Start start) {
     for_slabs(left, in.rows, block.panels(), [&](long begin, long end, bool last) {
-        for_lines(call.dim, [&](long c, long count) {
+        for_lines(out.rows, [&](long c, long count) {
             multiply(left, c, count, in, begin, end, out, block.panels(), room, start);
             if (!last) return;
             for (long p = 0; p < block.panels(); ++p) {
                 float* rows[W];
-                output_rows(call, block, p, rows);
+                output_rows(call, block, p, out.rows, rows);
                 for (long i = 0; i < count; i += W) from_panel(out.row(p, c + i), c + i, std::min<long>(W, count - i), rows);
             }
         });
     });
 }
 
-// y_t = the sum of its live rows of y_rows.
-inline void combine(const Call& call) {
+// y_t = the sum of its live rows of y_rows, so wide.
+inline void combine(const Call& call, long width) {
     if (!call.slot || !call.y_rows) return;
     long live = call.live();
 #pragma omp parallel for schedule(static) num_threads(call.threads)
     for (long t = 0; t < call.tokens; ++t) {
-        float* y = call.y + t * call.dim;
+        float* y = call.y + t * width;
         bool first = true;
         for (long j = 0; j < call.k; ++j) {
             long slot = call.slot[t * call.k + j];
             if (slot >= live) continue;
-            const float* row = call.y_rows + slot * call.dim;
-            for (long d = 0; d < call.dim; ++d) y[d] = first ? row[d] : y[d] + row[d];
+            const float* row = call.y_rows + slot * width;
+            for (long d = 0; d < width; ++d) y[d] = first ? row[d] : y[d] + row[d];
             first = false;
         }
-        if (first) std::memset(y, 0, 4 * call.dim);
+        if (first) std::memset(y, 0, 4 * width);
     }
 }
 

@@ -5,13 +5,15 @@ namespace sparsemix {
 
 static void forward(const Call& call, const Block& block) {
     long dim = call.dim, hidden = call.hidden, width = call.width(), panels = block.panels();
-    float* room = workspace(panels * W * (dim + hidden) + LINE * SLAB);
-    Panels x{room, dim}, weighted{room + panels * W * dim, hidden}, h{call.saved + block.lane * width, width};
+    long wider = std::max<long>(dim, call.out);  // y takes the room of x, which is done with by then
+    float* room = workspace(panels * W * (wider + hidden) + LINE * SLAB);
+    Panels x{room, dim}, y{room, call.out}, weighted{room + panels * W * wider, hidden};
+    Panels h{call.saved + block.lane * width, width};
     room = weighted.row(panels, 0);
     Vec w[MOST];
     for (long p = 0; p < panels; ++p) {
         const float* rows[W];
-        token_rows(call, block, p, call.x, rows);
+        token_rows(call, block, p, call.x, dim, rows);
         to_panel(rows, dim, x.row(p, 0));
         w[p] = panel_weights(call, block, p);
     }
@@ -28,8 +30,8 @@ static void forward(const Call& call, const Block& block) {
                 call.act().forward(count, call.rows_of(h, p, f), w[p], call.clamp(), weighted.row(p, f));
         });
     });
-    const float* down_bias = call.down_bias ? call.down_bias + block.expert * dim : nullptr;
-    write_rows(call, block, call.down.of(block.expert), weighted, x, room,
+    const float* down_bias = call.down_bias ? call.down_bias + block.expert * call.out : nullptr;
+    write_rows(call, block, call.down.of(block.expert), weighted, y, room,
                [&](long d, long p) { return down_bias ? w[p] * down_bias[d] : Vec{}; });
 }
 
@@ -42,5 +44,5 @@ EXPORT void sparsemix_forward(const sparsemix::Call* call) {
 #pragma omp parallel for schedule(dynamic) num_threads(call->threads)
     for (size_t i = 0; i < blocks.size(); ++i)
         if (blocks[i].rows) sparsemix::forward(*call, blocks[i]);
-    sparsemix::combine(*call);
+    sparsemix::combine(*call, call->out);
 }

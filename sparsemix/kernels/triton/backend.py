@@ -22,14 +22,14 @@ from sparsemix.routing import Dispatch
 def forward(
     x_TD: Tensor, dispatch: Dispatch, weights: ExpertWeights, activation: Activation
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """(y_TD, (h_NG,)): y_t = sum over the live rows n of token t of w_n (W_down act(h_n) + b_down).
+    """(y_TO, (h_NG,)): y_t = sum over the live rows n of token t of w_n (W_down act(h_n) + b_down).
 
     Nothing waits for the device, and no size depends on the load: a CUDA graph can hold it once the tile sizes have
     been tuned, which the first call does. Dead rows of h are not written.
     """
     num_rows = len(dispatch.token_N)
     if num_rows == 0:
-        return torch.zeros_like(x_TD), (x_TD.new_empty(0, weights.up_EGD.shape[1]),)
+        return x_TD.new_zeros(len(x_TD), weights.down_EDF.shape[1]), (x_TD.new_empty(0, weights.up_EGD.shape[1]),)
     with torch.cuda.device_of(x_TD):
         tiles = tile_rows(dispatch.bounds, num_rows)
         h_NG, wa_NF = up_projection(
@@ -41,12 +41,12 @@ def forward(
             activation,
             tiles,
         )
-        y_ND = grouped_matmul(wa_NF, weights.down_EDF, tiles, weights.down_bias_ED, dispatch.weight_N)
-        return combine(y_ND, rows_of_tokens(dispatch, len(x_TD)), dispatch.bounds, len(x_TD)), (h_NG,)
+        y_NO = grouped_matmul(wa_NF, weights.down_EDF, tiles, weights.down_bias_ED, dispatch.weight_N)
+        return combine(y_NO, rows_of_tokens(dispatch, len(x_TD)), dispatch.bounds, len(x_TD)), (h_NG,)
 
 
 def backward(
-    dy_TD: Tensor,
+    dy_TO: Tensor,
     x_TD: Tensor,
     saved: Sequence[Tensor],
     dispatch: Dispatch,
@@ -62,11 +62,11 @@ def backward(
         return _zeros(x_TD, dispatch, weights, needs)
     with torch.cuda.device_of(x_TD):
         (h_NG,) = saved
-        return _backward(dy_TD.contiguous(), x_TD.contiguous(), h_NG, dispatch, weights, activation, needs)
+        return _backward(dy_TO.contiguous(), x_TD.contiguous(), h_NG, dispatch, weights, activation, needs)
 
 
 def _backward(
-    dy_TD: Tensor,
+    dy_TO: Tensor,
     x_TD: Tensor,
     h_NG: Tensor,
     dispatch: Dispatch,
@@ -74,10 +74,10 @@ def _backward(
     activation: Activation,
     needs: Needs,
 ) -> Gradients:
-    token_N, bounds, down_bias_ED = dispatch.token_N, dispatch.bounds, weights.down_bias_ED
+    token_N, bounds, down_bias_EO = dispatch.token_N, dispatch.bounds, weights.down_bias_ED
     tiles = tile_rows(bounds, len(token_N))
     dh_NG, wa_NF, dots = hidden_gradient(
-        dy_TD,
+        dy_TO,
         h_NG,
         token_N,
         dispatch.weight_N,
@@ -88,18 +88,18 @@ def _backward(
         wa=needs.down_EDF,
         dots=needs.weight_N,
     )
-    dweight_N = ddown_EDF = ddown_bias_ED = None
+    dweight_N = ddown_EOF = ddown_bias_EO = None
     if dots is not None:
-        dweight_N = _weight_of_rows(dots, dy_TD, dispatch, down_bias_ED, tiles)
+        dweight_N = _weight_of_rows(dots, dy_TO, dispatch, down_bias_EO, tiles)
     if wa_NF is not None:
-        ddown_EDF = weight_gradient(dy_TD, wa_NF, torch.empty_like(weights.down_EDF), bounds, left_token_N=token_N)
+        ddown_EOF = weight_gradient(dy_TO, wa_NF, torch.empty_like(weights.down_EDF), bounds, left_token_N=token_N)
         del wa_NF  # before the rows of dx take memory
-    if needs.down_bias_ED and down_bias_ED is not None:
-        ddown_bias_ED = sum_rows(dy_TD, down_bias_ED, bounds, token_N, dispatch.weight_N)
+    if needs.down_bias_ED and down_bias_EO is not None:
+        ddown_bias_EO = sum_rows(dy_TO, down_bias_EO, bounds, token_N, dispatch.weight_N)
     return Gradients(
         weight_N=dweight_N,
-        down_EDF=ddown_EDF,
-        down_bias_ED=ddown_bias_ED,
+        down_EDF=ddown_EOF,
+        down_bias_ED=ddown_bias_EO,
         **({} if dh_NG is None else _up_gradients(dh_NG, x_TD, dispatch, weights, tiles, needs)),
     )
 
@@ -121,12 +121,12 @@ def _up_gradients(
 
 
 def _weight_of_rows(
-    dots: Tensor, dy_TD: Tensor, dispatch: Dispatch, down_bias_ED: Tensor | None, tiles: Tiles
+    dots: Tensor, dy_TO: Tensor, dispatch: Dispatch, down_bias_EO: Tensor | None, tiles: Tiles
 ) -> Tensor:
     """dw_n = <a_n, W_down^T dy_t> + <b_down, dy_t>; 0 for dead rows, whose dot products nobody wrote."""
     dweight_N = dots.sum(0, dtype=dispatch.weight_N.dtype)
-    if down_bias_ED is not None:
-        dweight_N += dot_with_bias(dy_TD, dispatch.token_N, down_bias_ED, tiles)
+    if down_bias_EO is not None:
+        dweight_N += dot_with_bias(dy_TO, dispatch.token_N, down_bias_EO, tiles)
     live_N = torch.arange(len(dweight_N), device=dweight_N.device) < dispatch.bounds[-1]
     return torch.where(live_N, dweight_N, 0)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from sparsemix.experts import GLUExpertsConfig
+from sparsemix.experts import ClampedGLUExpertsConfig, GLUExpertsConfig
 from sparsemix.layer import MoEConfig
 from sparsemix.models.architectures.record import Architecture
 from sparsemix.models.attention import AttentionConfig
 from sparsemix.models.counts import Shape, Tally, ffn_tally, matrix, moe_tally, shape_of, vector
 from sparsemix.models.decoder import DecoderConfig
-from sparsemix.routers import TopKRouterConfig
+from sparsemix.routers import GroupLimitedRouterConfig, TopKRouterConfig
 
 
 def _granite(layers: int, dim: int, heads: int, experts: int) -> Architecture:
@@ -62,7 +62,7 @@ def _grok1() -> Architecture:
 
 
 def _gpt_oss(layers: int, experts: int, published: str) -> Architecture:
-    dim, k, heads = 2880, 4, 64
+    dim, heads = 2880, 64
     config = DecoderConfig(
         vocab_size=201_088,
         dim=dim,
@@ -71,14 +71,11 @@ def _gpt_oss(layers: int, experts: int, published: str) -> Architecture:
         attention=AttentionConfig(num_heads=heads, num_kv_heads=8, head_dim=64, bias="qkvo", rope_theta=150_000),
         moe=MoEConfig(
             num_experts=experts,
-            router=TopKRouterConfig(k=k, gate="topk_softmax"),
-            experts=GLUExpertsConfig(hidden=dim),
+            router=TopKRouterConfig(k=4, gate="topk_softmax", bias=True),
+            experts=ClampedGLUExpertsConfig(hidden=dim),
         ),
         norm_eps=1e-5,
     )
-    expert_bias = 3 * dim
-    sinks_and_router_bias = vector(heads + experts)
-    extra = layers * (sinks_and_router_bias + Tally(experts * expert_bias, k * expert_bias))
     shape = shape_of(config)
     return Architecture(
         source="gpt-oss model card, 2025 (arXiv 2508.10925), table 1",
@@ -86,12 +83,12 @@ def _gpt_oss(layers: int, experts: int, published: str) -> Architecture:
         context=config.context,
         shape=replace(
             shape,
-            blocks=shape.blocks + extra,
+            blocks=shape.blocks + layers * vector(heads),  # a sink a head
             attended_width=shape.attended_width // 2,
             windowed_width=shape.attended_width // 2,  # every other layer
             window=128,
         ),
-        missing="attention sinks, sliding windows, biases of router and experts, the clamped activation",
+        missing="attention sinks, sliding windows",
         embedding_is_active=False,
     )
 
@@ -129,13 +126,15 @@ def _deepseek(
         attended_width=layers * latent.heads * (latent.content + latent.rope + latent.value),
         kv_values=layers * (latent.kv_rank + latent.rope),
     )
-    missing = "multi-head latent attention, routing limited to groups of experts"
+    missing = "multi-head latent attention"
     return Architecture(source=source, published=published, context=163_840, shape=shape, missing=missing)
 
 
 def _deepseek_v2() -> Architecture:
     expert = GLUExpertsConfig(hidden=1536)
-    router = TopKRouterConfig(k=6, normalize=False)
+    router = GroupLimitedRouterConfig(
+        k=6, keep_groups=3, gate="softmax_topk", group_score="best", normalize=False, selection_bias=None
+    )
     return _deepseek(
         "DeepSeek-V2, 2024 (arXiv 2405.04434), section 3.1.2",
         "236B total, 21B active",
@@ -149,8 +148,7 @@ def _deepseek_v2() -> Architecture:
 
 
 def _deepseek_v3() -> Architecture:
-    expert = GLUExpertsConfig(hidden=2048)
-    router = TopKRouterConfig(k=8, gate="sigmoid", bias=True)
+    expert, router = GLUExpertsConfig(hidden=2048), GroupLimitedRouterConfig()
     return _deepseek(
         "DeepSeek-V3, 2024 (arXiv 2412.19437), section 4.2",
         "671B total, 37B active",
