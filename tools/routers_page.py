@@ -60,7 +60,7 @@ feed-forward layers, on the same tokens in turns. *Ahead* is by how many bits a 
 load of the fullest expert over the mean load, on held-out text in the worst layer, and *bound* what is stated for it.
 Routers that are not causal are left out.
 
-| router | held-out, bits a byte | ahead by | experts a token | fullest | bound |
+| router | held-out, bits a byte | ahead by | choices a token | fullest | bound |
 |---|---|---|---|---|---|
 """
 

@@ -8,12 +8,12 @@ from functools import reduce
 from typing import Any, NamedTuple, TypeVar
 
 from sparsemix.checks import check
-from sparsemix.cli.hints import configs_in, hints_of, is_optional, is_part, required, tag
+from sparsemix.cli.hints import configs_in, hints_of, is_list, is_optional, is_part, required, tag
 from sparsemix.config import from_json, to_json
 
 C = TypeVar("C")
-Values = dict[str, str]
-"""Dotted name of each flag -> the word after it."""
+Values = dict[str, list[str]]
+"""Dotted name of each flag -> the words after it."""
 
 NONE, TYPE = "None", "type"
 
@@ -29,18 +29,18 @@ def choose_kinds(args: Sequence[str], config: C) -> tuple[list[str], C]:
         ValueError: no such part, no such kind, or nothing to take over.
     """
     flags = _flags(args)
-    values = {flag.name: flag.value for flag in flags if flag.name}
+    values = {flag.name: flag.values for flag in flags if flag.name}
     kinds = [name for name in values if name.endswith(f".{TYPE}")]
     for name in sorted(kinds, key=lambda name: name.count(".")):  # what holds a part comes before the part
         config = _of_kind(config, name, values)
-    gone = [name for name, value in values.items() if value == NONE and _may_go(config, name)]
+    gone = [name for name, words in values.items() if words[:1] == [NONE] and _may_go(config, name)]
     for name in gone:
         config = _with(config, name, None)
     settled = {*kinds, *gone}
     for name in values:
         if name not in settled:
             config = _with_parents(config, name, values)
-    return [word for flag in flags for word in (flag.others if flag.name in settled else flag.words)], config
+    return [word for flag in flags for word in (flag.rest if flag.name in settled else flag.words)], config
 
 
 class _Flag(NamedTuple):
@@ -48,10 +48,15 @@ class _Flag(NamedTuple):
 
     name: str
     """Without dashes; empty for the words before any flag."""
-    value: str
+    values: list[str]
+    """The words after it, and what `=` joins to it."""
     words: list[str]
-    others: list[str]
-    """The words that are neither the flag nor its value."""
+    """All of them."""
+
+    @property
+    def rest(self) -> list[str]:
+        """The words that are neither the flag nor its first value."""
+        return self.values[1:] if self.name else self.words
 
 
 def _flags(args: Sequence[str]) -> list[_Flag]:
@@ -61,22 +66,22 @@ def _flags(args: Sequence[str]) -> list[_Flag]:
             groups.append([])
         groups[-1].append(word)
     before, *groups = groups
-    found = [_Flag("", "", before, before)]
+    found = [_Flag("", [], before)]
     for words in groups:
         name, equals, value = words[0].removeprefix("--").partition("=")
-        end = 1 if equals else 2
-        found.append(_Flag(name.replace("-", "_"), value if equals else "".join(words[1:2]), words, words[end:]))
+        found.append(_Flag(name.replace("-", "_"), [value, *words[1:]] if equals else words[1:], words))
     return found
 
 
 def _of_kind(config: C, name: str, values: Values) -> C:
     """With the part that `name`, PART.type, speaks of replaced by one of the kind that `values` says."""
-    path, flag, kind = name.removesuffix(f".{TYPE}"), f"--{name}", values[name]
+    path, flag, kind = name.removesuffix(f".{TYPE}"), f"--{name}", "".join(values[name][:1])
     old, hint = _field(config, path)
     check(hint is not None, flag, "must name a part of the config", repr(flag), "see --help")
-    taken_over = {field: getattr(old, field) for field in required(type(old))}
-    new = [_given(path, one, values) for one in configs_in(hint) if tag(one) == kind]
-    return _with(config, path, {**taken_over, **(new[0] if new else {}), TYPE: kind}, flag)
+    before, part = {} if old is None else json.loads(to_json(old)), {TYPE: kind}
+    for one in (one for one in configs_in(hint) if tag(one) == kind):
+        part |= {field: before[field] for field in required(one) if field in before} | _given(path, one, values)
+    return _with(config, path, part, flag)
 
 
 def _with_parents(config: C, name: str, values: Values) -> C:
@@ -115,8 +120,12 @@ def _with(config: C, path: str, part: Any, flag: str = "") -> C:
 
 def _given(path: str, kind: Any, values: Values) -> dict[str, Any]:
     """What flags say of the fields that a kind has no default for."""
-    given = {field: values.get(f"{path}.{field}") for field in required(kind)}
-    return {field: _read(word) for field, word in given.items() if word is not None}
+    given = {field: values[f"{path}.{field}"] for field in required(kind) if f"{path}.{field}" in values}
+    hints = hints_of(kind)
+    return {
+        field: [_read(word) for word in words] if is_list(hints[field]) else _read("".join(words[:1]))
+        for field, words in given.items()
+    }
 
 
 def _read(word: str) -> Any:

@@ -16,7 +16,7 @@ from sparsemix.inference import generate_text
 from sparsemix.models import DecoderConfig
 from sparsemix.models.counts import Counts, count_by_formula
 from sparsemix.recipes.curves import Point
-from sparsemix.recipes.demo_folder import open_folder, save_model
+from sparsemix.recipes.demo_folder import DATA, clear, open_folder, save_model
 from sparsemix.recipes.live import Live
 from sparsemix.recipes.race import Pace, race
 from sparsemix.train.config import TrainConfig
@@ -26,17 +26,19 @@ from sparsemix.train.trainer import Trainer
 
 @config
 class DemoConfig:
-    """Train a sparse mixture-of-experts language model and its dense twin, and compare them."""
+    """Train a sparse mixture-of-experts language model and its dense twin in turns, and compare them.
+
+    With a router, train the mixture under it and the same model without feed-forward layers.
+    """
 
     minutes: float = Field(default=9.5, gt=0)
     """Training time of both together."""
     steps: int | None = Field(default=None, ge=10)
     """So many steps instead, however long they take."""
     router: str | None = None
-    """This router instead of the demo's own, and no dense twin but the same model without feed-forward layers."""
+    """This router instead of the demo's own: topk, switch, deepseek_v3, relu, ...; a name that is none lists them."""
     out: str | None = None
-    """Folder for the models, summary.json and the plot, runs/demo or runs/demo-ROUTER; an earlier demo in it is
-    replaced."""
+    """Folder of the models and summary.json, runs/demo or runs/demo-ROUTER; an earlier demo there is replaced."""
     seed: int = Field(default=0, ge=0)
     """Of the initial weights and of the order of the data."""
     evaluate_every: int = Field(default=50, ge=1)
@@ -118,7 +120,7 @@ def hold(
     training: TrainConfig,
     contestants: Callable[[DecoderConfig], Mapping[str, DecoderConfig]],
 ) -> Finish:
-    """Prepare, train in turns, save.
+    """Prepare, train in turns, save; an earlier demo in the folder stays until then.
 
     Args:
         settings: for how long, and where.
@@ -133,6 +135,7 @@ def hold(
         models = contestants(replace(training.model, vocab_size=arena.tokenizer.vocab_size))
         configs = {name: replace(training, model=model) for name, model in models.items()}
         finish = _compete(settings, configs, arena, live)
+    clear(folder)
     for name, one in configs.items():
         save_model(folder, name, one, finish.trainers[name])
     return finish
@@ -141,9 +144,10 @@ def hold(
 def _prepare(training: TrainConfig, folder: Path, live: Live) -> Arena:
     tokenizer, (store,) = prepare(
         training.data.sources,
-        folder / "data",
+        folder / DATA,
         training.data.tokenizer,
         held_out=training.data.held_out,
+        seed=training.data.seed,
         progress=live.preparing,
     )
     batches = held_out_batches(

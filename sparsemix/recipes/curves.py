@@ -83,8 +83,13 @@ def loss_at(curve: Curve, where: float, axis: Callable[[Point], float]) -> float
     return start.loss + share * (end.loss - start.loss)
 
 
-def loss_at_equal_seconds(curves: Mapping[str, Curve], stable_steps: int) -> dict[str, float]:
-    """Each model's loss at the last moment at which all were still in their stable phase."""
+def loss_at_equal_seconds(curves: Mapping[str, Curve], stable_steps: int) -> dict[str, float] | None:
+    """Each model's loss at the last moment at which all were still in their stable phase.
+
+    None: one of them had not been evaluated by then.
+    """
     stable = {name: [point for point in curve if point.step <= stable_steps] for name, curve in curves.items()}
     moment = min(curve[-1].seconds for curve in stable.values())
+    if any(curve[0].seconds > moment for curve in stable.values()):
+        return None
     return {name: loss_at(curve, moment, lambda point: point.seconds) for name, curve in stable.items()}

@@ -24,7 +24,7 @@ class LayerLoad(NamedTuple):
     """Choices of each expert, before any is dropped."""
     tokens: int
     dropped: float
-    """Share of choices that a capacity refused."""
+    """Share of choices that nobody computes: refused by a capacity, or of an expert that is null."""
 
     @property
     def fullest(self) -> float:
@@ -38,7 +38,7 @@ class LayerLoad(NamedTuple):
 
     @property
     def edges_per_token(self) -> float:
-        """Experts a token."""
+        """Choices a token."""
         return float(self.load_E.sum()) / self.tokens
 
     def summary(self) -> dict[str, Any]:

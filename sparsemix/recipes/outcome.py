@@ -94,6 +94,11 @@ def print_outcome(outcome: Outcome, folder: Path, sample: str) -> None:
     console.print(_table(outcome))
     for line in _verdict(summary):
         console.print(line, highlight=False)
+    print_end(console, folder, sample)
+
+
+def print_end(console: Console, folder: Path, sample: str) -> None:
+    """What the MoE writes, and where everything is."""
     console.print(Panel(Text(sample), title="the MoE writes", border_style=COLORS["moe"]))
     names = ", ".join(path.name for path in sorted(folder.iterdir()))
     console.print(f"in {folder}: {names}", highlight=False, style="dim")
@@ -133,6 +138,8 @@ def _verdict(summary: dict[str, Any]) -> list[str]:
             f"To reach {level:.4f}, at a constant learning rate, the MoE was faster by: {text} (below 1: slower)."
         )
     equal = summary["loss_at_equal_seconds"]
+    if equal is None:
+        return [*lines, "After equal seconds: unknown, since the slower model was evaluated too late."]
     ahead = min(equal, key=equal.__getitem__)
     lines.append(
         f"After equal seconds: {ahead} is ahead, {equal['moe']:.4f} (moe) against {equal['dense']:.4f} (dense)."

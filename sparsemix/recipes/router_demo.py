@@ -18,6 +18,7 @@ from sparsemix.models import DecoderConfig
 from sparsemix.recipes.arena import Contestant, DemoConfig, hold
 from sparsemix.recipes.demo import TRAINING
 from sparsemix.recipes.loads import LayerLoad, held_out_loads
+from sparsemix.recipes.outcome import print_end
 from sparsemix.recipes.routers import RouterRecipe, recipe
 from sparsemix.train.config import TrainConfig
 
@@ -55,7 +56,11 @@ class RouterOutcome(NamedTuple):
 
 
 def router_demo(settings: DemoConfig, training: TrainConfig = TRAINING) -> RouterOutcome:
-    """Train both, save them, and print how far the mixture is ahead and how its experts are loaded."""
+    """Train both, save them, and print how far the mixture is ahead and how its experts are loaded.
+
+    Raises:
+        ValueError: no such router, or something else in the settings is wrong.
+    """
     assert settings.router is not None
     chosen = recipe(settings.router)
 
@@ -67,15 +72,16 @@ def router_demo(settings: DemoConfig, training: TrainConfig = TRAINING) -> Route
     loads = held_out_loads(trainer.model, finish.arena.held_out, trainer.precision)
     outcome = RouterOutcome(settings.router, chosen, finish.contestants, loads)
     write_text(settings.folder / "summary.json", json.dumps(outcome.summary(), indent=2) + "\n")
-    _print(outcome)
+    console = Console()
+    _print(console, outcome)
+    print_end(console, settings.folder, finish.sample("moe", settings))
     return outcome
 
 
-def _print(outcome: RouterOutcome) -> None:
-    console = Console()
+def _print(console: Console, outcome: RouterOutcome) -> None:
     steps = outcome.contestants["moe"].last.step
     table = Table(title=f"{outcome.router} ({outcome.recipe.source}), {steps:.0f} steps, on held-out text")
-    for heading in ("block", "fullest / mean", "idle experts", "experts a token", "dropped"):
+    for heading in ("block", "fullest / mean", "idle experts", "choices a token", "not computed"):
         table.add_column(heading, justify="right")
     for one in outcome.loads:
         table.add_row(

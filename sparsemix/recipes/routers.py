@@ -1,6 +1,7 @@
 """Every router that suits a causal language model, in the setting that the router demo and its page show it in.
 
-All have the same width in all and, on average, the same width active a token as the demo's model, whatever k is.
+All have as many experts as the demo's model. What a token chooses is as wide together, whatever k is, so that fewer
+choices mean more parameters in all; beside experts that cost next to nothing the others keep their width.
 Differs: the papers' mixtures are larger; where a paper's capacity would let later tokens take the places of earlier
 ones, the router goes without.
 """
@@ -49,7 +50,7 @@ class RouterRecipe(NamedTuple):
     source: str
     """Its paper."""
     bound: float
-    """The load of its fullest expert over the mean, in the worst layer on held-out text, stays below this."""
+    """What the load of its fullest expert over the mean, in the worst layer on held-out text, does not exceed."""
     apply: Apply
     """The demo's model -> the same with this router."""
 
@@ -60,7 +61,13 @@ def recipe(name: str) -> RouterRecipe:
     Raises:
         ValueError: there is none of this name.
     """
-    check(name in RECIPES, "router", f"must be one of {', '.join(sorted(RECIPES))}", repr(name), "choose one")
+    check(
+        name in RECIPES,
+        "router",
+        f"must be one of {', '.join(sorted(RECIPES))}",
+        repr(name),
+        "choose one; a router that is not causal has none",
+    )
     return RECIPES[name]
 
 

@@ -14,6 +14,7 @@ from sparsemix.config import config
 from sparsemix.models import Decoder, DecoderConfig
 from sparsemix.routers import Router
 from sparsemix.routing import Routing, TokenInfo, flatten
+from sparsemix.train.random_stream import fork
 
 Total = tuple[Tensor | None, ...]
 """The statistics of a layer, one for each loss or router, over however much has been added up."""
@@ -87,24 +88,25 @@ def unbalanced(model: Decoder, balance: Balance) -> list[int]:
     """The blocks whose router is neither reached by a balance loss nor balances by itself nor follows the load.
 
     Found by asking: each router routes a few random tokens, and the gradient of its balance loss is looked at.
+
+    Raises:
+        ValueError: a loss needs what a router does not give.
     """
-    with torch.random.fork_rng(devices=[]):
+    with fork(model.embedding.weight.device):
         return [layer for layer, (router, *_) in routers(model).items() if not _is_balanced(router, model, balance)]
 
 
 def _is_balanced(router: Any, model: Decoder, balance: Balance) -> bool:
     assert model.config.moe is not None
-    if model.config.moe.router.balances_itself:
-        return True
     number_T = torch.arange(4 * router.num_experts)
     x_TD = torch.randn(len(number_T), model.config.dim).to(model.embedding.weight)
     info = TokenInfo(
         id_T=number_T % model.config.vocab_size, sequence_T=torch.zeros_like(number_T), position_T=number_T
     )
     routing = router(x_TD, TokenInfo(*(field if field is None else field.to(x_TD.device) for field in info)))
-    if router.statistic(routing) is not None:
-        return True
     loss, parameters = balance.loss(routing), list(router.parameters())
+    if model.config.moe.router.balances_itself or router.statistic(routing) is not None:
+        return True
     if not loss.requires_grad or not parameters:
         return False
     gradients = torch.autograd.grad(loss, parameters, allow_unused=True)

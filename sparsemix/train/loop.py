@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,7 +12,6 @@ from rich.console import Console
 from sparsemix.checks import check
 from sparsemix.data import Batch, held_out_batches
 from sparsemix.runs import MetricsWriter
-from sparsemix.train.balancing import unbalanced
 from sparsemix.train.batch import split_batch
 from sparsemix.train.config import TrainConfig
 from sparsemix.train.display import Display
@@ -25,8 +23,6 @@ from sparsemix.train.start import Start, begin, go_on
 from sparsemix.train.step import Observer
 from sparsemix.train.tensorboard import TensorBoard
 from sparsemix.train.trainer import StepReport
-
-LOG = logging.getLogger(__name__)
 
 
 class TrainResult(NamedTuple):
@@ -73,7 +69,6 @@ def train(
             start = go_on(config, out, display.prepared)
         else:
             start = begin(config or TrainConfig(), out, init, display.prepared)
-        _warn_of_collapse(start)
         loop = _Loop(start, observers, display)
         try:
             return loop.run()
@@ -91,16 +86,6 @@ def held_out(start: Start) -> Iterator[tuple[str, Batch]]:
             sequence_length=config.sequence_length,
             max_tokens_per_domain=config.eval_tokens,
             keep_documents_apart=config.data.keep_documents_apart,
-        )
-
-
-def _warn_of_collapse(start: Start) -> None:
-    layers = unbalanced(start.trainer.model, start.trainer.balance)
-    if layers:
-        LOG.warning(
-            "routers of blocks %s get no balance gradient and follow no load: experts may collapse; "
-            "leave balance.losses to the router's paper, or name one",
-            ", ".join(map(str, layers)),
         )
 
 

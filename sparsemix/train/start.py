@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,12 +12,14 @@ from sparsemix.checks import check
 from sparsemix.config import to_json
 from sparsemix.data import Sampler, Tokenizer, TokenStore, prepare
 from sparsemix.runs import RunError, RunFolder
+from sparsemix.train.balancing import unbalanced
 from sparsemix.train.config import TrainConfig
 from sparsemix.train.facts import facts, warn_of_changes
 from sparsemix.train.memory import memory_explained
 from sparsemix.train.saving import load_checkpoint, load_model
 from sparsemix.train.trainer import Trainer
 
+LOG = logging.getLogger(__name__)
 Progress = Callable[[str, int], None]
 """As `prepare` takes it."""
 
@@ -48,6 +51,7 @@ def begin(config: TrainConfig, out: Path, init: Path | None, progress: Progress 
         other = RunFolder.open(init)
         source = {"run": str(init.resolve()), "step": _latest(other)}
         load_model(trainer.model, other, source["step"])
+    _try_balance(trainer)
     folder = RunFolder.create(out, config, facts(trainer, config) | {"init": source})
     try:
         return _with_data(folder, config, trainer, {}, progress)
@@ -68,12 +72,28 @@ def go_on(config: TrainConfig | None, out: Path, progress: Progress | None) -> S
     with memory_explained(stored):
         trainer = stored.build()
     warn_of_changes(before, facts(trainer, stored))
+    _try_balance(trainer)
     step = folder.checkpoints.latest()
     if step is not None:
         values = load_checkpoint(trainer, folder, step)
     elif before["init"] is not None:
         load_model(trainer.model, RunFolder.open(Path(before["init"]["run"])), before["init"]["step"])
     return _with_data(folder, stored, trainer, values, progress)
+
+
+def _try_balance(trainer: Trainer) -> None:
+    """Warn of routers that nothing balances.
+
+    Raises:
+        ValueError: a loss needs what a router does not give.
+    """
+    layers = unbalanced(trainer.model, trainer.balance)
+    if layers:
+        LOG.warning(
+            "routers of blocks %s get no balance gradient and follow no load: experts may collapse; "
+            "leave balance.losses to the router's paper, or name one",
+            ", ".join(map(str, layers)),
+        )
 
 
 def _with_data(

@@ -8,11 +8,19 @@ from sparsemix.cli.kinds import choose_kinds
 from sparsemix.cli.train import read
 from sparsemix.config import to_json
 from sparsemix.data import BPETokenizerConfig
-from sparsemix.experts import GLUExpertsConfig, MLPExpertsConfig
+from sparsemix.experts import (
+    ConcatExpertsConfig,
+    CopyExpertsConfig,
+    GLUExpertsConfig,
+    MLPExpertsConfig,
+    Part,
+    ZeroExpertsConfig,
+)
 from sparsemix.routers import (
     CapacityConfig,
     GroupLimitedRouterConfig,
     HashRouterConfig,
+    LIMoERouterConfig,
     NoisyTopKRouterConfig,
     SelectionBiasConfig,
     SwitchRouterConfig,
@@ -50,6 +58,9 @@ def test_a_part_of_another_kind_has_the_defaults_of_its_kind():
         "--model.moe.router.type switch": SwitchRouterConfig(),
         "--model.moe.router.type=noisy_topk --model.moe.router.k 3": NoisyTopKRouterConfig(k=3),
         "--model.moe.router.k 3 --model.moe.router.type noisy_topk": NoisyTopKRouterConfig(k=3),
+        "--model.moe.router.type limoe --model.moe.router.min-experts 3 2.5 --model.moe.router.local 1": (
+            LIMoERouterConfig(min_experts=(3.0, 2.5), local=(1,))
+        ),
         "--model.moe.router.type topk --model.moe.router.gate sigmoid": TopKRouterConfig(gate="sigmoid"),
         "--model.moe.router.type hash --model.moe.router.vocab-size 257": HashRouterConfig(vocab_size=257),
         "--model.moe.router.type group_limited --model.moe.router.selection-bias None": GroupLimitedRouterConfig(
@@ -66,8 +77,19 @@ def test_what_has_no_default_is_taken_over_or_given():
     hidden = DEFAULT.model.moe.experts.hidden
     assert given("--model.moe.experts.type mlp").model.moe.experts == MLPExpertsConfig(hidden=hidden)
     assert given("--model.moe.experts.type mlp --model.moe.experts.hidden 5").model.moe.experts.hidden == 5
+    assert given("--model.moe.experts.type zero").model.moe.experts == ZeroExpertsConfig()
     shared = "--model.moe.shared.hidden=5 --model.moe.shared.type glu --model.moe.shared.activation gelu"
     assert given(shared).model.moe.shared == GLUExpertsConfig(hidden=5, activation="gelu")
+
+
+def test_what_is_taken_over_may_be_a_part_itself(tmp_path):
+    experts = ConcatExpertsConfig(parts=(Part(num_experts=16, experts=GLUExpertsConfig(hidden=8)),))
+    path = tmp_path / "config.json"
+    path.write_text(
+        to_json(replace(DEFAULT, model=replace(DEFAULT.model, moe=replace(DEFAULT.model.moe, experts=experts))))
+    )
+    assert given(f"--config {path} --model.moe.experts.type concat").model.moe.experts == experts
+    assert given(f"--config {path} --model.moe.experts.type copy").model.moe.experts == CopyExpertsConfig()
 
 
 def test_words_that_belong_to_no_flag_are_left_for_complaints():
@@ -142,6 +164,7 @@ def test_a_dense_model():
         "--model.moe.router.type topq": "--model.moe.router.type: model.moe.router: Input tag 'topq' found",
         "--nowhere.type x": "--nowhere.type: must name a part of the config, got '--nowhere.type'; see --help",
         "--model.nowhere.deep.type x": "--model.nowhere.deep.type: must name a part",
+        "--model.moe.router.type limoe": "--model.moe.router.type: model.moe.router.limoe.min_experts: required, got",
         "--model.ffn.type mlp": "--model.ffn.type: model.ffn.mlp.hidden: required, got nothing",
         "--steps.type x": "--steps.type: steps: Input should be a valid integer",
         "--model.moe.shared.hidden 5": "--model.moe.shared.type: must be given to a part that was none, got nothing; "

@@ -60,3 +60,8 @@ def test_equal_seconds_is_the_end_of_the_faster_one_s_stable_phase():
     moe = [Point(10, 1.5, 0, 2.6), Point(20, 3.0, 0, 1.4), Point(30, 4.5, 0, 0.1)]
     found = loss_at_equal_seconds({"dense": dense, "moe": moe}, stable_steps=20)
     assert found == {"dense": 2.0, "moe": pytest.approx(2.2)}
+
+
+def test_equal_seconds_are_unknown_if_the_slower_one_was_evaluated_after_the_faster_one_s_last():
+    curves = {"dense": [Point(20, 2.0, 0, 2.0)], "moe": [Point(20, 3.0, 0, 1.4)]}
+    assert loss_at_equal_seconds(curves, stable_steps=20) is None

@@ -5,32 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from sparsemix import GLUExpertsConfig, MoEConfig
-from sparsemix.data import ByteTokenizerConfig
 from sparsemix.inference import generate_text
 from sparsemix.models.counts import count_by_tensors
 from sparsemix.recipes.arena import DemoConfig
-from sparsemix.recipes.demo import TRAINING, demo, twins
+from sparsemix.recipes.demo import demo, twins
 from sparsemix.train.saving import load_run
-
-
-@pytest.fixture
-def training(tmp_path):
-    corpus = tmp_path / "corpus"
-    for domain in ("verse", "prose"):
-        (corpus / domain).mkdir(parents=True)
-        for number in range(8):
-            text = f"{domain} number {number}, and again: " * 40
-            (corpus / domain / f"{number}.txt").write_text(text)
-    model = replace(
-        TRAINING.model,
-        dim=16,
-        context=32,
-        attention=replace(TRAINING.model.attention, num_heads=2),
-        moe=MoEConfig(num_experts=4, experts=GLUExpertsConfig(hidden=8)),
-    )
-    data = replace(TRAINING.data, sources=(str(corpus),), tokenizer=ByteTokenizerConfig(), held_out=0.2)
-    return replace(TRAINING, model=model, data=data, batch_size=4, sequence_length=32, eval_tokens=512)
 
 
 def test_demo_leaves_models_and_a_summary(tmp_path, training, capsys):
@@ -66,6 +45,14 @@ def test_a_second_demo_replaces_the_first_and_learns_the_same(tmp_path, training
     assert losses[0] == losses[1]
     assert losses[2] == losses[3]
     assert losses[0] != losses[2]
+
+
+def test_a_demo_of_a_single_evaluation_still_tells_who_won(tmp_path, training, capsys):
+    outcome = demo(DemoConfig(steps=10, out=str(tmp_path / "demo"), prompt="verse ", sample_tokens=0), training)
+    assert outcome.stable_steps == 8
+    assert {"After equal steps", "After equal seconds"} <= {
+        line.partition(":")[0] for line in capsys.readouterr().out.splitlines()
+    }
 
 
 def test_a_folder_with_anything_else_is_left_alone(tmp_path, training):

@@ -3,11 +3,11 @@
 import pytest
 from train.examples import contents, tiny_config, tiny_model
 
-from sparsemix.balance import ZLoss
+from sparsemix.balance import DeviceLoss, LoadLoss, ZLoss
 from sparsemix.data import BPETokenizerConfig
 from sparsemix.experts import GLUExpertsConfig
 from sparsemix.layer import MoEConfig
-from sparsemix.routers import TopKRouterConfig
+from sparsemix.routers import HashRouterConfig, TopKRouterConfig
 from sparsemix.runs import RunError
 from sparsemix.train import BalanceConfig, DataConfig, train
 
@@ -25,6 +25,12 @@ def refused(changes, match, text, out, error=ValueError):
         ({"data": DataConfig(sources=("/nowhere",))}, "data: must be a file, a folder"),
         ({"data": DataConfig(tokenizer=BPETokenizerConfig(vocab_size=300))}, "model.vocab_size: must be at least the "),
         ({"model": tiny_model(TopKRouterConfig(k=5))}, "k: must be in 1..num_experts, got k=5 with num_experts=4; "),
+        ({"balance": BalanceConfig(losses=(LoadLoss(),))}, "load_loss: needs routing.load_TE, got None; use a router "),
+        ({"balance": BalanceConfig(losses=(DeviceLoss(num_devices=3),))}, "num_devices: must divide the 4 experts, "),
+        (
+            {"model": tiny_model(HashRouterConfig(vocab_size=257)), "balance": BalanceConfig(losses=(ZLoss(),))},
+            "z_loss: needs routing.logits_TE, got None; ",
+        ),
         ({"device": "nonsense"}, "device: must be one that torch can use, got 'nonsense' "),
     ],
 )
