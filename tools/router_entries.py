@@ -219,7 +219,7 @@ ENTRIES = (
         name="ReLU (ReMoE)",
         config={"type": "relu", "k": 2},
         paper="2412.14711",
-        formula="w = relu(Wx); λ follows the sparsity, and the loss λ E Σ f w pulls towards k experts a token",
+        formula="w = relu(Wx); λ follows the sparsity, and the loss λ (E / k) Σ f w pulls towards k experts a token",
         use="routing that is differentiable everywhere",
         cost="none; dense at first, sparse as λ grows",
         balance="its own loss, weighted by load",
@@ -231,7 +231,7 @@ ENTRIES = (
         formula="top-k, then each expert's count to a multiple of the tile: drops or adds by p",
         use="no half-filled tiles in grouped products on a GPU",
         cost="a sort of T for each expert",
-        balance="switch loss",
+        balance="switch loss and z-loss",
     ),
     Entry(
         name="Null experts (AdaMoE)",
@@ -249,7 +249,7 @@ ENTRIES = (
         formula="z = Wx + W′z of the layer before; p = softmax(z); top-k; experts that return 0, x or a constant",
         use="as AdaMoE; and routers that remember",
         cost="E² a token for the residual",
-        balance="loss weighted by what experts cost, capacity by kind",
+        balance="loss weighted by what experts cost; capacity by kind as an option",
     ),
     Entry(
         name="Dense",

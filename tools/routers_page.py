@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,9 +85,17 @@ def config_of(entry: Entry) -> Any:
 
 def _row(entry: Entry) -> str:
     config = config_of(entry)
-    causal = "yes" if config.causal else "no"
-    cells = (entry.name, f"`{config.type}`", entry.paper, entry.formula, entry.use, causal, entry.cost, entry.balance)
-    return f"| {' | '.join(cells)} |"
+    what = (entry.name, f"`{config.type}`", entry.paper, entry.formula, entry.use)
+    return f"| {' | '.join((*what, _causal(config), entry.cost, entry.balance))} |"
+
+
+def _causal(config: Any) -> str:
+    if config.causal:
+        return "yes"
+    try:
+        return "without capacity" if replace(config, capacity=None).causal else "no"
+    except ValueError:  # it has none, or must have one
+        return "no"
 
 
 def _demos() -> list[str]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
+F = TypeVar("F", bound=Callable[..., Any])
 GRAIN = 2**16
 """Steps that the range of the scores is divided into: exact sums, and tokens alike that move together."""
 ROUNDS = 16
@@ -26,6 +29,12 @@ def evened(logits_TE: Tensor, bias_E: Tensor) -> Tensor:
     return bias_E - share_E - math.log(num_experts / num_tokens)
 
 
+def uncompiled(function: F) -> F:
+    """The function as it is under `torch.compile`, which would trace NumPy's loops round by round."""
+    return cast(F, torch.compiler.disable(function))
+
+
+@uncompiled
 @torch.no_grad()
 def balanced_assignment(scores_TE: Tensor) -> Tensor:
     """An expert for each token, every expert with T / E tokens, so that the sum of the scores is the largest; (T,).
@@ -45,7 +54,7 @@ def balanced_assignment(scores_TE: Tensor) -> Tensor:
         return torch.empty(0, dtype=torch.int64, device=scores_TE.device)
     gain_TE = _in_grains(scores_TE)
     bias_E = _evening_bias(gain_TE.float()).round().long()
-    room_E = torch.full((num_experts,), num_tokens // num_experts)
+    room_E = torch.full((num_experts,), num_tokens // num_experts, device="cpu")
     room_E[bias_E.argsort(stable=True)[: num_tokens % num_experts]] += 1
     exchange = _Exchange(gain_TE.numpy(), (gain_TE + bias_E).argmax(-1).numpy(), room_E.numpy())
     exchange.settle()
@@ -65,7 +74,7 @@ def _in_grains(scores_TE: Tensor) -> Tensor:
 
 def _evening_bias(gain_TE: Tensor) -> Tensor:
     """What nearly balances the experts when added to the gains: Sinkhorn's iteration at a falling temperature."""
-    bias_E = torch.zeros(gain_TE.shape[1])
+    bias_E = gain_TE.new_zeros(gain_TE.shape[1])
     for temperature in np.geomspace(GRAIN / 4, GRAIN / 10_000, ROUNDS).tolist():
         bias_E = temperature * evened(gain_TE / temperature, bias_E / temperature)
     return bias_E

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from sparsemix.balance import Loss
 from sparsemix.config import config
 from sparsemix.routers.assignment import balanced_assignment
-from sparsemix.routers.base import Stateless, valid_tokens
+from sparsemix.routers.base import Stateless
+from sparsemix.routers.groups import whole_batch
 from sparsemix.routers.linear import LinearRouter
 from sparsemix.routers.score import gate_distribution
 from sparsemix.routers.select import best, token_choice
@@ -50,7 +51,7 @@ class BASERouter(Stateless, LinearRouter):
     """s = x W^T; in training the assignment with equal loads that maximises the sum of s; weight sigmoid(s).
 
     Rows of W are the experts' centroids; they learn through the weight alone. Where E does not divide T, loads differ
-    by 1.
+    by 1. `torch.compile` breaks the graph at the assignment.
 
     Source: BASE layers (2103.16716) and its released code: orthogonal centroids of gain 0.1. Differs: the
     assignment is found by shortest paths (`balanced_assignment`) instead of an auction.
@@ -72,9 +73,8 @@ class BASERouter(Stateless, LinearRouter):
         logits_TE = self.logits(x_TD)
         expert_T1 = best(logits_TE, 1)
         if self.training:
-            valid_T = valid_tokens(info, len(x_TD))
-            those = slice(None) if valid_T is None else valid_T
-            expert_T1[those] = balanced_assignment(logits_TE[those])[:, None]
+            token_S = whole_batch(x_TD, info)[0]
+            expert_T1[token_S] = balanced_assignment(logits_TE[token_S])[:, None]
         weight_T1 = torch.sigmoid(logits_TE.gather(-1, expert_T1))
         probs_TE = gate_distribution("sigmoid", logits_TE)
         return token_choice(expert_T1, weight_T1, info, logits_TE=logits_TE, probs_TE=probs_TE)

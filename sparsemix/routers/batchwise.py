@@ -56,6 +56,7 @@ class BatchwiseRouter(Stateless, LinearRouter):
 
     In evaluation M marks p > threshold. Thresholds learn from sum_i (above - M)_ti (p_ti - threshold_i), whose
     gradient raises an expert's threshold where more tokens are above it than it took. A token in no M goes nowhere.
+    Edges are ragged: `torch.compile` breaks the graph there.
 
     Source: Shazeer 2017 (1701.06538), appendix F. Differs: the thresholds' loss is a mean over
     tokens instead of a sum; thresholds are kept as multiples of 1 / E, the mean of p, and begin there.

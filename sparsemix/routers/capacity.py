@@ -84,6 +84,18 @@ class CapacityConfig:
         return edge_TK.T.reshape(-1)
 
 
+def limited(
+    capacity: CapacityConfig | None,
+    routing: Routing,
+    num_tokens: int,
+    num_experts: int,
+    training: bool,
+    sizes: Sequence[float] | None = None,
+) -> Routing:
+    """`CapacityConfig.limit`, or the routing as it is where there is no capacity."""
+    return routing if capacity is None else capacity.limit(routing, num_tokens, num_experts, training, sizes)
+
+
 def keeps_causality(capacity: CapacityConfig | None, k: int) -> bool:
     """Whether k choices a token stay free of any influence of later tokens under this capacity.
 

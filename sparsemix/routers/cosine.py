@@ -13,7 +13,7 @@ from sparsemix.balance import Loss, SwitchLoss
 from sparsemix.checks import check, check_dim
 from sparsemix.config import config
 from sparsemix.routers.base import Stateless, WideModule, wide_dtype
-from sparsemix.routers.capacity import CapacityConfig, keeps_causality
+from sparsemix.routers.capacity import CapacityConfig, keeps_causality, limited
 from sparsemix.routers.score import Gate, check_gradient, linear_scores
 from sparsemix.routers.select import check_k, gated_choice
 from sparsemix.routing import Routing, TokenInfo
@@ -110,9 +110,7 @@ class CosineRouter(Stateless, WideModule):
         """K edges a token, in token order."""
         k, gate, normalize = self.config.k, self.config.gate, self.config.normalize
         routing = gated_choice(self.logits(x_TD), k, gate, normalize, info)
-        if self.config.capacity is None:
-            return routing
-        return self.config.capacity.limit(routing, len(x_TD), self.num_experts, self.training)
+        return limited(self.config.capacity, routing, len(x_TD), self.num_experts, self.training)
 
     def logits(self, x_TD: Tensor) -> Tensor:
         """(T, E), in at least float32."""

@@ -68,8 +68,9 @@ class ExpertChoiceRouter(Stateless, LinearRouter):
     With `token_softmax`, g = softmax over tokens, weighted by g over the number of experts that take the token; its
     loss is n sum_t (mean_i g_ti)^2: 1 where all tokens are wanted alike, n where all experts want the same one.
 
-    Source: 2202.09368; the softmax over tokens is Mesh TensorFlow's expert selection. A share is rounded up to whole
-    tokens.
+    A share is rounded up to whole tokens. Edges are ragged: `torch.compile` breaks the graph there.
+
+    Source: 2202.09368; the softmax over tokens is Mesh TensorFlow's expert selection.
     """
 
     def __init__(self, config: ExpertChoiceRouterConfig, dim: int, num_experts: int) -> None:

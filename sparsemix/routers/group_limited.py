@@ -11,7 +11,7 @@ from torch import Tensor
 from sparsemix.balance import CommunicationLoss, DeviceLoss, Loss, SequenceLoss, SwitchLoss
 from sparsemix.checks import check
 from sparsemix.config import config
-from sparsemix.routers.capacity import CapacityConfig, keeps_causality
+from sparsemix.routers.capacity import CapacityConfig, keeps_causality, limited
 from sparsemix.routers.linear import LinearRouter
 from sparsemix.routers.score import check_gradient
 from sparsemix.routers.select import among_best, check_k, gated_choice
@@ -107,9 +107,7 @@ class GroupLimitedRouter(MaybeBiased, LinearRouter):
         """K edges a token, in token order."""
         k, gate, normalize = self.config.k, self.config.gate, self.config.normalize
         routing = gated_choice(self.logits(x_TD), k, gate, normalize, info, self._preference)
-        if self.config.capacity is None:
-            return routing
-        return self.config.capacity.limit(routing, len(x_TD), self.num_experts, self.training)
+        return limited(self.config.capacity, routing, len(x_TD), self.num_experts, self.training)
 
     def _preference(self, scores_TE: Tensor) -> Tensor:
         """Biased scores in the kept groups."""

@@ -23,7 +23,7 @@ def by_group(group_T: Tensor, grid_1S: Tensor) -> Tensor:
     _, group_N, size_G = torch.unique(group_T[token_N], return_inverse=True, return_counts=True)
     group_N, order_N = group_N.sort(stable=True)
     place_N = torch.arange(len(group_N), device=group_N.device) - (size_G.cumsum(0) - size_G)[group_N]
-    grid_GP = token_N.new_full((len(size_G), max(size_G.tolist(), default=0)), len(group_T))
+    grid_GP = token_N.new_full((len(size_G), max([0, *size_G.tolist()])), len(group_T))
     grid_GP[group_N, place_N] = token_N[order_N]
     return grid_GP
 

@@ -11,10 +11,10 @@ from torch import Tensor
 from sparsemix.balance import Loss, SwitchLoss
 from sparsemix.config import config
 from sparsemix.routers.base import Stateless
-from sparsemix.routers.capacity import CapacityConfig, keeps_causality
+from sparsemix.routers.capacity import CapacityConfig, keeps_causality, limited
 from sparsemix.routers.linear import LinearRouter
 from sparsemix.routers.score import jitter, over_sum
-from sparsemix.routers.select import best, check_k, token_choice
+from sparsemix.routers.select import best, check_k, keep, token_choice
 from sparsemix.routing import Routing, TokenInfo
 
 SecondPolicy = Literal["all", "random", "threshold"]
@@ -88,8 +88,7 @@ class GShardRouter(Stateless, LinearRouter):
             weight_T2 = over_sum(weight_T2)
         routing = token_choice(expert_T2, weight_T2, info, logits_TE=logits_TE, probs_TE=probs_TE)
         routing = self._without_some_second(routing)
-        if self.config.capacity is not None:
-            routing = self.config.capacity.limit(routing, len(x_TD), self.num_experts, self.training)
+        routing = limited(self.config.capacity, routing, len(x_TD), self.num_experts, self.training)
         return routing if self.config.normalize == "before" else _live_over_sum(routing)
 
     def _without_some_second(self, routing: Routing) -> Routing:
@@ -100,7 +99,7 @@ class GShardRouter(Stateless, LinearRouter):
         chance_T = 2 * weight_T if policy == "random" else weight_T / self.config.threshold
         second_T = torch.rand_like(weight_T) < chance_T
         kept_N = torch.stack([torch.ones_like(second_T), second_T], dim=1).flatten()
-        return routing._replace(live_N=kept_N if routing.live_N is None else routing.live_N & kept_N)
+        return keep(routing, kept_N)
 
 
 def _live_over_sum(routing: Routing) -> Routing:

@@ -71,6 +71,8 @@ class HashRouterConfig:
 class HashRouter(Stateless, nn.Module):
     """experts = table[token id], each with weight 1 / k; no parameters, no logits.
 
+    The host looks at the ids, lest one beyond the table be read as another: `torch.compile` breaks the graph there.
+
     Source: hash layers (2106.04426): the random and the balanced assignment.
     """
 

@@ -13,7 +13,7 @@ from sparsemix.balance.batch import valid_rows
 from sparsemix.checks import check
 from sparsemix.config import config
 from sparsemix.routers.base import Stateless
-from sparsemix.routers.capacity import CapacityConfig, keeps_causality
+from sparsemix.routers.capacity import CapacityConfig, keeps_causality, limited
 from sparsemix.routers.noisy import NoisyLogits
 from sparsemix.routers.select import among_best, best, selection_probability, token_choice
 from sparsemix.routing import Routing, TokenInfo
@@ -92,9 +92,7 @@ class HierarchicalRouter(Stateless, nn.Module):
             chance_TGe = self._chances(lower_TE, noisy_TE, scale_TE)
             load_TGe = hierarchical_load(routing, chance_TG, chance_TGe, among_best(noisy_TG, self.config.k_groups))
             routing = routing._replace(load_TE=load_TGe.flatten(1))
-        if self.config.capacity is None:
-            return routing
-        return self.config.capacity.limit(routing, len(x_TD), self.num_experts, self.training)
+        return limited(self.config.capacity, routing, len(x_TD), self.num_experts, self.training)
 
     def _by_group(self, logits_TE: Tensor) -> Tensor:
         """(T, G, e)."""

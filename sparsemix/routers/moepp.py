@@ -12,7 +12,7 @@ from sparsemix.balance import CostLoss, Loss
 from sparsemix.checks import check, check_dim
 from sparsemix.config import config
 from sparsemix.routers.base import Stateless, wide_dtype
-from sparsemix.routers.capacity import CapacityConfig, keeps_causality
+from sparsemix.routers.capacity import CapacityConfig, keeps_causality, limited
 from sparsemix.routers.linear import LinearRouter
 from sparsemix.routers.score import check_not_constant, linear_scores, softmax_among
 from sparsemix.routers.select import best, check_k, keep, token_choice
@@ -114,10 +114,8 @@ class MoEPPRouter(Stateless, LinearRouter):
             weight_TK = probs_TE.gather(-1, expert_TK)
         routing = token_choice(expert_TK, weight_TK, info, logits_TE=logits_TE, probs_TE=probs_TE)
         routing = keep(routing, nonzero_TK.flatten())
-        if self.config.capacity is None:
-            return routing
         sizes = self.config.sizes(self.num_experts)
-        return self.config.capacity.limit(routing, len(x_TD), self.num_experts, self.training, sizes)
+        return limited(self.config.capacity, routing, len(x_TD), self.num_experts, self.training, sizes)
 
     def _residual(self, previous: Routing | None, num_tokens: int) -> Tensor:
         """z_{j-1} W_g^T; in the lowest mixture 0, yet with W_g in the graph."""

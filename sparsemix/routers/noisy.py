@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sparsemix.balance import ImportanceLoss, LoadLoss, Loss
 from sparsemix.config import config
 from sparsemix.routers.base import Stateless, wide_dtype
-from sparsemix.routers.capacity import CapacityConfig, keeps_causality
+from sparsemix.routers.capacity import CapacityConfig, keeps_causality, limited
 from sparsemix.routers.linear import LinearRouter
 from sparsemix.routers.score import linear_scores
 from sparsemix.routers.select import best, check_k, selection_probability, token_choice
@@ -92,6 +92,4 @@ class NoisyTopKRouter(Stateless, NoisyLogits):
         weight_TK = noisy_TE.gather(-1, expert_TK).softmax(-1)
         probs_TE = logits_TE.softmax(-1)
         routing = token_choice(expert_TK, weight_TK, info, logits_TE=logits_TE, probs_TE=probs_TE, load_TE=load_TE)
-        if self.config.capacity is None:
-            return routing
-        return self.config.capacity.limit(routing, len(x_TD), self.num_experts, self.training)
+        return limited(self.config.capacity, routing, len(x_TD), self.num_experts, self.training)

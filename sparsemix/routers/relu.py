@@ -56,7 +56,8 @@ class ReLURouter(LinearRouter):
     """Weights relu(x W^T), an edge where positive; a token may have none. `Routing.loss` = lambda times `penalty`.
 
     lambda, a buffer, is multiplied by 1.2 after a step with fewer zeros than 1 - k / E of the gates, and otherwise
-    divided by it. There is no distribution over experts, so that losses which read one refuse this router.
+    divided by it. There is no distribution over experts, so that losses which read one refuse this router. Edges are
+    ragged: `torch.compile` breaks the graph there.
 
     Source: ReMoE (2412.14711). Differs: the paper's one lambda follows the mean sparsity of all layers; here each
     layer's follows its own.

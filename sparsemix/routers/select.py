@@ -80,6 +80,8 @@ def gated_choice(
 def ragged_choice(chosen_TE: Tensor, weight_TE: Tensor, info: TokenInfo | None, **fields: Any) -> Routing:
     """The routing of tokens that chose as many experts as they like, which costs no more than these.
 
+    How many edges there are depends on values: the host waits for them, and `torch.compile` breaks the graph here.
+
     Args:
         chosen_TE: bool, the choices.
         weight_TE: combine weights, read where chosen.

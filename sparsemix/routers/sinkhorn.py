@@ -58,6 +58,7 @@ class SinkhornRouter(Stateless, LinearRouter):
 
     In evaluation by the top k of z. Weighted by sigmoid(z) for k = 1 and by softmax(z) for more, not normalised. The
     plan carries no gradient; d0 is the same for all experts of a token, so that log d1, added to z, is all it takes.
+    `torch.compile` breaks the graph at each round of it.
 
     Source: S-BASE of 2202.01169, as Megatron-LM has it. Differs: in logarithms, without Megatron's 1e-8 in
     denominators, so that no logit is too large; settled when log d1 rather than d1 is; with a bound on rounds.

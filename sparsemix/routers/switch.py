@@ -11,7 +11,7 @@ from torch import Tensor
 from sparsemix.balance import Loss, SwitchLoss
 from sparsemix.config import config
 from sparsemix.routers.base import Stateless
-from sparsemix.routers.capacity import CapacityConfig, keeps_causality
+from sparsemix.routers.capacity import CapacityConfig, keeps_causality, limited
 from sparsemix.routers.linear import LinearRouter
 from sparsemix.routers.score import jitter
 from sparsemix.routers.select import best, token_choice
@@ -71,9 +71,7 @@ class SwitchRouter(Stateless, LinearRouter):
         expert_T1 = best(probs_TE, 1)
         weight_T1 = probs_TE.gather(-1, expert_T1)
         routing = token_choice(expert_T1, weight_T1, info, logits_TE=logits_TE, probs_TE=probs_TE)
-        if self.config.capacity is None:
-            return routing
-        return self.config.capacity.limit(routing, len(x_TD), self.num_experts, self.training)
+        return limited(self.config.capacity, routing, len(x_TD), self.num_experts, self.training)
 
     def _jittered(self, x_TD: Tensor) -> Tensor:
         epsilon = self.config.jitter

@@ -66,6 +66,7 @@ class TokenRoundingRouter(Stateless, LinearRouter):
 
     An expert with too many tokens drops those with the lowest weight; one with too few takes others, those with the
     highest p first, with weight p. It never takes a token twice, so that no load exceeds T.
+    Edges are then ragged: `torch.compile` breaks the graph there.
 
     Source: SonicMoE (2512.14080), token rounding, and its released code.
     """

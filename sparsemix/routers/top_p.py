@@ -64,7 +64,7 @@ class TopPRouterConfig:
 class TopPRouter(Stateless, LinearRouter):
     """P = softmax(x W^T); experts by falling P, weighted by P, until their sum exceeds p: the one that crosses p is in.
 
-    Edges are ragged, and cost what they are. Source: Huang 2024 (2403.07652).
+    Edges are ragged, and cost what they are; `torch.compile` breaks the graph there. Source: Huang 2024 (2403.07652).
     """
 
     def __init__(self, config: TopPRouterConfig, dim: int, num_experts: int) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from sparsemix.balance import USUAL, Loss, SequenceLoss
 from sparsemix.checks import check
 from sparsemix.config import config
-from sparsemix.routers.capacity import CapacityConfig, keeps_causality
+from sparsemix.routers.capacity import CapacityConfig, keeps_causality, limited
 from sparsemix.routers.linear import LinearRouter
 from sparsemix.routers.score import Gate, check_gradient
 from sparsemix.routers.select import check_k, gated_choice
@@ -102,6 +102,4 @@ class TopKRouter(MaybeBiased, LinearRouter):
         """
         k, gate, normalize = self.config.k, self.config.gate, self.config.normalize
         routing = gated_choice(self.logits(x_TD), k, gate, normalize, info, self.selection_bias)
-        if self.config.capacity is None:
-            return routing
-        return self.config.capacity.limit(routing, len(x_TD), self.num_experts, self.training)
+        return limited(self.config.capacity, routing, len(x_TD), self.num_experts, self.training)

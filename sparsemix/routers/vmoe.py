@@ -11,7 +11,7 @@ from torch import Tensor
 from sparsemix.balance import ImportanceLoss, LoadLoss, Loss
 from sparsemix.config import config
 from sparsemix.routers.base import Stateless
-from sparsemix.routers.capacity import CapacityConfig, keeps_causality
+from sparsemix.routers.capacity import CapacityConfig, keeps_causality, limited
 from sparsemix.routers.linear import LinearRouter
 from sparsemix.routers.select import best, check_k, token_choice
 from sparsemix.routing import Routing, TokenInfo
@@ -73,9 +73,7 @@ class VMoERouter(Stateless, LinearRouter):
         weight_TK = noisy_TE.softmax(-1).gather(-1, expert_TK)
         probs_TE = logits_TE.softmax(-1)
         routing = token_choice(expert_TK, weight_TK, info, logits_TE=logits_TE, probs_TE=probs_TE, load_TE=load_TE)
-        if self.config.capacity is None:
-            return routing
-        return self.config.capacity.limit(routing, len(x_TD), self.num_experts, self.training)
+        return limited(self.config.capacity, routing, len(x_TD), self.num_experts, self.training)
 
     def _with_noise(self, logits_TE: Tensor) -> tuple[Tensor, Tensor]:
         """Noisy logits, and each expert's chance to reach the k-th largest of them."""

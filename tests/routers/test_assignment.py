@@ -109,6 +109,13 @@ def test_no_token_is_assigned_where_there_is_none():
     assert balanced_assignment(torch.zeros(0, 3)).tolist() == []
 
 
+def test_the_default_device_has_no_part_in_it():
+    scores_TE = numbers(1, 20, 4)
+    expected = balanced_assignment(scores_TE)
+    with torch.device("meta"):
+        assert balanced_assignment(scores_TE).equal(expected)
+
+
 def test_the_same_scores_give_the_same_assignment_in_any_narrower_dtype_they_fit_in():
     scores_TE = numbers(1, 200, 8).bfloat16()
     assert balanced_assignment(scores_TE).equal(balanced_assignment(scores_TE.double()))
