@@ -30,8 +30,9 @@ Made by `make docs`; do not edit. Every router is a config with a `build(dim, nu
 `MoEConfig(router=...)` or by `sparsemix train --model.moe.router.type NAME`. All give the same thing, a `Routing`:
 weighted edges token -> expert, so that each works with every kind of expert, every back end, and every loss whose
 fields it gives. *Causal* says whether a token's routing is free of any influence of later ones; a decoder refuses a
-router that is not, unless its config has `allow_leak=True`. The losses named are those that `BalanceConfig()` uses
-by default, with the paper's coefficients.
+router that is not, unless its config has `allow_leak=True`; *without capacity*: with `capacity=None`, since in a queue
+later tokens take the places of earlier ones. The losses named are those that `BalanceConfig()` uses by default, with
+the paper's coefficients.
 """
 PICTURE = f"""## The same input through each
 

@@ -100,6 +100,7 @@ def keeps_causality(capacity: CapacityConfig | None, k: int) -> bool:
     """Whether k choices a token stay free of any influence of later tokens under this capacity.
 
     For k > 1 they do not, whatever the priority: a later token's first choice is served before an earlier one's second.
+    That the capacity grows with the number of tokens does not count: it tells nothing of what they are.
     """
     return capacity is None or (k == 1 and capacity.priority == "position")
 

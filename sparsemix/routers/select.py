@@ -13,6 +13,9 @@ from sparsemix.routers.base import live_edges
 from sparsemix.routers.score import Gate, gate_distribution, gate_scores, gate_weights
 from sparsemix.routing import Routing, TokenInfo
 
+LEAST_NOISE = 1e-6
+"""Against logits of size 1; its square is still far from underflow."""
+
 
 def check_k(k: int, num_experts: int) -> None:
     """Raise `ValueError` unless 1 <= k <= E."""
@@ -108,7 +111,9 @@ def selection_probability(clean_TE: Tensor, noisy_TE: Tensor, scale_TE: Tensor, 
     """P(t, i) = Phi((clean_i - kth largest of the others' noisy logits) / scale_i): chance that i is in the top k.
 
     The noise of i alone is drawn again, that of the others stays. Gradient flows through the threshold too. 1 for all
-    where k = E. Source: Shazeer 2017 (1701.06538), equation 8 and 9.
+    where k = E. Noise below `LEAST_NOISE` counts as that much: without any, the gradient would be 0 / 0.
+
+    Source: Shazeer 2017 (1701.06538), equation 8 and 9.
     """
     if k == clean_TE.shape[-1]:
         return torch.ones_like(clean_TE)
@@ -116,4 +121,4 @@ def selection_probability(clean_TE: Tensor, noisy_TE: Tensor, scale_TE: Tensor, 
     selected_TE = noisy_TE > top_TK[:, k:]
     # Without i, the k-th largest is the (k + 1)-th of all where i is among the top k, and otherwise the k-th.
     threshold_TE = torch.where(selected_TE, top_TK[:, k:], top_TK[:, k - 1 : k])
-    return torch.special.ndtr((clean_TE - threshold_TE) / scale_TE)
+    return torch.special.ndtr((clean_TE - threshold_TE) / scale_TE.clamp(min=LEAST_NOISE))

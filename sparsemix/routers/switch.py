@@ -57,7 +57,8 @@ class SwitchRouterConfig:
 class SwitchRouter(Stateless, LinearRouter):
     """p = softmax(x W^T); the expert with the largest p, weighted by p, which is what gives the router gradient.
 
-    Source: Switch (2101.03961), equations 1 to 3 and appendix F.
+    Source: Switch (2101.03961), equations 1 to 3 and appendix F. Differs: W begins as in all routers rather than by a
+    truncated normal distribution of variance 0.1 / D.
     """
 
     def __init__(self, config: SwitchRouterConfig, dim: int, num_experts: int) -> None:

@@ -48,6 +48,7 @@ EVERY_ROUTER = {
     "MoE++": MoEPPRouterConfig(),
     "MoE++, capacity": MoEPPRouterConfig(normalize=True, capacity=CapacityConfig(factor=0.6)),
     "cosine": CosineRouterConfig(k=2),
+    "cosine, one side": CosineRouterConfig(normalize_input=False, temperature=0.5),
     "group-limited": GroupLimitedRouterConfig(k=3, num_groups=4, keep_groups=2),
     "group-limited, softmax": GroupLimitedRouterConfig(
         k=2, num_groups=4, keep_groups=2, gate="softmax_topk", group_score="best", normalize=False, selection_bias=None
@@ -143,10 +144,9 @@ def choosing(choices: list[list[int]], num_experts: int, **fields) -> tuple[TopK
     return router, x_TD
 
 
-def kept(routing, k: int) -> list[tuple[int, int]]:
-    """(token, expert) of the live edges."""
-    live_N = torch.ones_like(routing.token_N, dtype=torch.bool) if routing.live_N is None else routing.live_N
-    return [(int(t), int(e)) for t, e, live in zip(routing.token_N, routing.expert_N, live_N) if live]
+def kept(routing: Routing) -> list[tuple[int, int]]:
+    """(token, expert) of the live edges, in their order."""
+    return list(live_edges(routing))
 
 
 def sized(router, seed: int = 0):

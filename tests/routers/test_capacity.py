@@ -125,7 +125,7 @@ def test_those_are_kept_who_are_taken_when_asked_one_by_one(situation):
     choices, weights, num_experts, k, valid, config = situation
     routing = routing_of(choices, weights, k, valid)
     limited = config.limit(routing, len(choices), num_experts, training=True)
-    assert set(kept(limited, k)) == one_by_one(*situation)
+    assert set(kept(limited)) == one_by_one(*situation)
     for name in ("token_N", "expert_N", "weight_N"):
         assert getattr(limited, name) is getattr(routing, name)
     assert config.limit(routing, len(choices), num_experts, training=False) is routing  # dropless
@@ -143,26 +143,26 @@ def test_for_one_choice_as_many_are_dropped_as_there_are_beyond_the_capacity(pla
 
 def test_four_tokens_for_one_expert_with_one_place_keep_the_first():
     router, x_TD = choosing([[0]] * 4, 2, normalize=False, capacity=CapacityConfig(factor=0.5))
-    assert kept(router(x_TD), 1) == [(0, 0)]
+    assert kept(router(x_TD)) == [(0, 0)]
 
 
 def test_a_second_choice_never_takes_the_place_of_a_first():
     router, x_TD = choosing([[0, 1], [2, 1], [1, 2]], 3, capacity=CapacityConfig(factor=0.5))  # one place an expert
-    assert kept(router(x_TD), 2) == [(0, 0), (1, 2), (2, 1)]
+    assert kept(router(x_TD)) == [(0, 0), (1, 2), (2, 1)]
 
 
 def test_by_token_the_surest_are_served_first_yet_no_second_choice_before_a_first():
     capacity = CapacityConfig(factor=0.5, priority="token")  # one place an expert
     choices, weights = [[0, 1], [0, 1], [1, 2]], [[0.6, 0.4], [0.9, 0.8], [0.5, 0.1]]
     limited = capacity.limit(routing_of(choices, weights, 2, None), 3, 3, training=True)
-    assert kept(limited, 2) == [(1, 0), (2, 1), (2, 2)]
+    assert kept(limited) == [(1, 0), (2, 1), (2, 2)]
 
 
 def test_by_probability_one_place_goes_to_the_largest_gate():
     capacity = CapacityConfig(factor=0.5, priority="probability")
     router, x_TD = choosing([[0], [0], [1], [0]], 2, normalize=False, capacity=capacity)
     x_TD[1, 0], x_TD[3, 0] = 5.0, 4.0
-    assert kept(router(x_TD), 1) == [(1, 0), (2, 1)]
+    assert kept(router(x_TD)) == [(1, 0), (2, 1)]
 
 
 @pytest.mark.parametrize(("priority", "equivariant"), [("probability", True), ("token", True), ("position", False)])
@@ -179,21 +179,21 @@ def test_only_the_position_priority_sees_the_order_of_tokens(priority, equivaria
 def test_training_and_evaluation_have_a_capacity_each():
     capacity = CapacityConfig(factor=1.0, factor_eval=2.0)
     router, x_TD = choosing([[0]] * 8, 4, normalize=False, capacity=capacity)
-    assert len(kept(router(x_TD), 1)) == 2
-    assert len(kept(router.eval()(x_TD), 1)) == 4
+    assert len(kept(router(x_TD))) == 2
+    assert len(kept(router.eval()(x_TD))) == 4
     dropless, x_TD = choosing([[0]] * 8, 4, normalize=False, capacity=CapacityConfig(factor=1.0))
-    assert len(kept(dropless.eval()(x_TD), 1)) == 8
+    assert len(kept(dropless.eval()(x_TD))) == 8
 
 
 def test_groups_have_places_of_their_own():
     capacity = CapacityConfig(factor=1.0, group_size=4)
     router, x_TD = choosing([[0]] * 10, 2, normalize=False, capacity=capacity)
-    assert [t for t, _ in kept(router(x_TD), 1)] == [0, 1, 4, 5, 8, 9]
+    assert [t for t, _ in kept(router(x_TD))] == [0, 1, 4, 5, 8, 9]
 
 
 def test_one_token_always_finds_a_place():
     router, x_TD = choosing([[1, 2]], 64, capacity=CapacityConfig(factor=0.01))
-    assert kept(router(x_TD), 2) == [(0, 1), (0, 2)]
+    assert kept(router(x_TD)) == [(0, 1), (0, 2)]
 
 
 def test_dropping_changes_neither_choices_nor_weights():
@@ -211,7 +211,7 @@ def test_padding_takes_no_place_in_an_expert(priority):
     router, x_TD = choosing([[0], [0], [0], [0]], 2, normalize=False, capacity=capacity)
     valid_T = torch.tensor([False, True, False, True])  # capacity ceil(1 * 4 / 2) = 2
     routing = router(x_TD, TokenInfo(valid_T=valid_T))
-    assert kept(routing, 1) == [(1, 0), (3, 0)]
+    assert kept(routing) == [(1, 0), (3, 0)]
 
 
 def test_a_capacity_as_large_as_the_largest_load_drops_nobody():

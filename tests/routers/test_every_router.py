@@ -186,17 +186,21 @@ def test_forward_changes_no_state_and_checkpointing_no_gradient(config):
 
 
 @every_learning_router
-def test_the_gradients_of_weights_and_losses_are_those_of_finite_differences(config):
-    router, x_TD = built(config, NUM_EXPERTS), numbers(1, 4, DIM).requires_grad_()
+@in_both_modes
+def test_the_gradients_of_all_that_is_handed_on_are_those_of_finite_differences(config, training):
+    router, x_TD = built(config, NUM_EXPERTS).train(training), numbers(1, 5, DIM).requires_grad_()
     names, values = zip(*router.named_parameters())
+    valid_T = torch.arange(5) != 2
 
-    def weights_and_losses(x_TD, *parameters):
+    def handed_on(x_TD, *parameters):
         torch.manual_seed(0)
-        arguments = (x_TD, everything(4), below(numbers(9, 4, NUM_EXPERTS)))
+        arguments = (x_TD, everything(5, valid_T), below(numbers(9, 5, NUM_EXPERTS)))
         routing = torch.func.functional_call(router, dict(zip(names, parameters)), arguments)
-        return routing.weight_N, added_losses(router, routing)
+        loss = 100 * added_losses(router, routing)
+        found = (routing.weight_N, routing.logits_TE, routing.probs_TE, routing.load_TE, loss)
+        return tuple(value for value in found if value is not None)
 
-    assert torch.autograd.gradcheck(weights_and_losses, (x_TD, *values), fast_mode=True)
+    assert torch.autograd.gradcheck(handed_on, (x_TD, *values), fast_mode=True)
 
 
 # --- precision --------------------------------------------------------------------------------------------------------

@@ -86,13 +86,13 @@ def test_a_token_that_loses_its_second_expert_keeps_less_in_all_unless_normalise
 def test_four_tokens_for_one_expert_with_one_place_keep_the_first():
     config = GShardRouterConfig(second="all", capacity=places(0.5))
     router, x_TD = told(config, torch.tensor([[1.0, 0]]).expand(4, 2))
-    assert [edge for edge in kept(router(x_TD), 2) if edge[1] == 0] == [(0, 0)]
+    assert [edge for edge in kept(router(x_TD)) if edge[1] == 0] == [(0, 0)]
 
 
 def test_a_second_choice_never_takes_the_place_of_a_first():
     config = GShardRouterConfig(second="all", capacity=places(1.0))  # one place an expert
     router, x_TD = told(config, torch.tensor([[3.0, 2, 0], [0, 2, 3], [0, 3, 2]]))
-    assert kept(router(x_TD), 2) == [(0, 0), (1, 2), (2, 1)]
+    assert kept(router(x_TD)) == [(0, 0), (1, 2), (2, 1)]
 
 
 @pytest.mark.parametrize(

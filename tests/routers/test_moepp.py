@@ -61,7 +61,7 @@ def test_each_kind_of_expert_has_the_capacity_of_the_paper(num_tokens, tau, fact
     edges = capacity.by_position(token_choice.softmax_top_k(routing.logits_TE, 2, False))
     ffn = capacity.first_come([edge for edge in edges if edge.expert < 2], of_ffn)
     cheap = capacity.first_come([edge for edge in edges if edge.expert >= 2], of_cheap)
-    assert set(kept(routing, 2)) == {
+    assert set(kept(routing)) == {
         (edge.token, edge.expert) for edge in [*ffn, *cheap] if edge.kept and edge.expert != 2
     }
 
@@ -91,7 +91,7 @@ def test_a_worked_vector():
     routing = router(x_TD.double(), None, below(below_TE.double()))
     same(routing.probs_TE, torch.tensor([[4, 4, 1, 1, 2]], dtype=torch.float64) / 12, tolerance=1e-7)
     assert set(routing.expert_N.tolist()) == {0, 1}
-    assert kept(routing, 2) == [(0, 0)]
+    assert kept(routing) == [(0, 0)]
     same(routing.weight_N, torch.tensor([1 / 3, 1 / 3], dtype=torch.float64), tolerance=1e-7)
 
 

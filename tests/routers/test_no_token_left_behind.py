@@ -44,12 +44,12 @@ def test_edges_are_those_of_a_loop(valid, num_experts, factor, one_favourite, gr
 
 def test_all_tokens_that_want_one_expert_fill_one_after_the_other():
     router, x_TD = told(asking(3, 1.0), torch.tensor([[3.0, 2, 1]]).expand(6, 3))
-    assert kept(router(x_TD), 3) == [(0, 0), (1, 0), (2, 1), (3, 1), (4, 2), (5, 2)]
+    assert kept(router(x_TD)) == [(0, 0), (1, 0), (2, 1), (3, 1), (4, 2), (5, 2)]
 
 
 def test_who_finds_no_place_in_k_rounds_stays_without():
     router, x_TD = told(asking(2, 1.0), torch.tensor([[3.0, 2, 1]]).expand(6, 3))
-    assert kept(router(x_TD), 2) == [(0, 0), (1, 0), (2, 1), (3, 1)]
+    assert kept(router(x_TD)) == [(0, 0), (1, 0), (2, 1), (3, 1)]
 
 
 def test_every_token_has_an_expert_where_all_may_be_asked_and_places_suffice():
@@ -61,7 +61,7 @@ def test_a_later_round_never_takes_a_place_from_an_earlier_one():
     """Token 2 is the surest of all, but asks expert 0 only after token 0 of the same expert's first round."""
     config = asking(2, 1.0, priority="token")
     router, x_TD = told(config, torch.tensor([[1.0, 0, -1], [0, 9, 0], [7, 8, 0]]))
-    assert kept(router(x_TD), 2) == [(0, 0), (1, 1)]
+    assert kept(router(x_TD)) == [(0, 0), (1, 1)]
 
 
 def test_one_round_is_switch_routing():

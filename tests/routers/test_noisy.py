@@ -116,6 +116,16 @@ def test_noise_begins_with_deviation_ln_2_and_reaches_its_weights_by_gradient():
     assert (router.noise_ED.grad != 0).any()
 
 
+def test_noise_that_has_vanished_leaves_every_gradient_finite():
+    router, x_TD = NoisyTopKRouterConfig(k=2, noise_floor=0.0).build(DIM, 4), torch.ones(9, DIM).requires_grad_()
+    with torch.no_grad():
+        router.noise_ED.copy_(torch.tensor([-300.0, -60.0, -1.0, 0.0])[:, None].expand(4, DIM))
+    routing = router(x_TD)
+    (routing.weight_N.square().sum() + routing.load_TE.square().sum()).backward()
+    for gradient in (x_TD.grad, *(parameter.grad for parameter in router.parameters())):
+        assert gradient.isfinite().all()
+
+
 def test_a_router_of_zeros_sends_every_token_to_the_same_experts_unless_there_is_noise():
     router = NoisyTopKRouterConfig(k=2).build(DIM, 8)
     torch.nn.init.zeros_(router.weight_ED)

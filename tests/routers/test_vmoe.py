@@ -123,7 +123,7 @@ def test_with_batch_priority_and_one_place_each_expert_keeps_the_token_with_its_
     router.eval()
     best_TE = x_TD.softmax(-1).detach()
     chosen_T = best_TE.argmax(-1)
-    for token, expert in kept(router(x_TD), 1):
+    for token, expert in kept(router(x_TD)):
         rivals_T = torch.where(chosen_T == expert, best_TE[:, expert], 0)
         assert token == int(rivals_T.argmax())
 
@@ -141,7 +141,7 @@ def test_batch_priority_serves_all_first_choices_before_any_second():
     """One place an expert. Token 1 is the surest, yet its second choice does not take expert 0 from token 0."""
     capacity = CapacityConfig(factor=0.5, factor_eval=0.5, priority="token")
     router, x_TD = told(VMoERouterConfig(k=2, capacity=capacity), torch.tensor([[1.0, 0, -1], [8, 9, -1], [0, -1, 1]]))
-    assert kept(router.eval()(x_TD), 2) == [(0, 0), (1, 1), (2, 2)]
+    assert kept(router.eval()(x_TD)) == [(0, 0), (1, 1), (2, 2)]
 
 
 def test_more_choices_than_experts_are_refused():
