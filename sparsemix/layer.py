@@ -30,7 +30,7 @@ def moe_forward(x: Tensor, routing: Routing, experts: Experts) -> tuple[Tensor, 
     Returns:
         (T, D) in the dtype of x, and the routing with the routings of mixtures used as experts attached.
     """
-    if len(x) == 1 and isinstance(experts, OneTokenExperts):
+    if len(x) == 1 and x.ndim == 2 and isinstance(experts, OneTokenExperts):
         y = experts.one_token(x, routing)
         if y is not None:
             return y, routing

@@ -63,6 +63,11 @@ def check_keeps_width(kind: str, dim: int, out_dim: int | None) -> None:
     check(out_dim in (None, dim), "out_dim", rule, out_dim, remedy)
 
 
+def check_vectors(x: Tensor) -> None:
+    """Raise `ValueError` where experts of vectors are given items with more axes."""
+    check(x.ndim == 2, "x", "must be vectors (T, D) for these experts", f"shape {tuple(x.shape)}", "set item_dims=1")
+
+
 def live_weights(dispatch: Dispatch) -> Tensor:
     """The combine weights, (N,), 0 where a row is dead."""
     if dispatch.all_live:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsemix.config import config
-from sparsemix.experts.base import autocast, check_keeps_width, init_fan_in, live_weights
+from sparsemix.experts.base import autocast, check_keeps_width, check_vectors, init_fan_in, live_weights
 from sparsemix.kernels import combine, expert_of_row, linear, nobody_differentiates
 from sparsemix.routing import Dispatch, Routing
 
@@ -109,6 +109,7 @@ class ConstantExperts(nn.Module):
 
     def forward(self, x_TD: Tensor, dispatch: Dispatch) -> tuple[Tensor, tuple[Routing, ...]]:
         """Weighted sums (T, D), and no inner routings."""
+        check_vectors(x_TD)
         x_TD = autocast(x_TD.device, x_TD)
         expert_N, weight_N = expert_of_row(dispatch), live_weights(dispatch)
         logits_TE2 = linear(x_TD, self.share_E2D.flatten(0, 1)).unflatten(1, (-1, 2))

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from sparsemix.experts.base import autocast
+from sparsemix.experts.base import autocast, check_vectors
 from sparsemix.kernels import Activation, BackendName, ExpertWeights, expert_mlp
 from sparsemix.routing import Dispatch
 
@@ -24,7 +24,12 @@ class KernelConfig(Protocol):
 def stacked_mlp(
     x_TD: Tensor, dispatch: Dispatch, weights: ExpertWeights, activation: Activation, config: KernelConfig
 ) -> Tensor:
-    """y_t = sum over the live rows n of token t of w_n (W_down act(W_up x_t + b_up) + b_down), in autocast's dtype."""
+    """y_t = sum over the live rows n of token t of w_n (W_down act(W_up x_t + b_up) + b_down), in autocast's dtype.
+
+    Raises:
+        ValueError: items with more axes than one.
+    """
+    check_vectors(x_TD)
     x_TD = autocast(x_TD.device, x_TD)
     weights = ExpertWeights._make(autocast(x_TD.device, weight) for weight in weights)
     return expert_mlp(x_TD, dispatch, weights, activation, config.backend, config.recompute)

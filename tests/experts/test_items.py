@@ -8,9 +8,19 @@ from experts import loops
 from experts.agreement import assert_is_the_loop, filled
 from torch import nn
 
-from sparsemix import ModuleExperts, ModuleExpertsConfig, MoE, MoEConfig, Routing, TopKRouterConfig, sort_by_expert
+from sparsemix import (
+    GLUExpertsConfig,
+    MLPExpertsConfig,
+    ModuleExperts,
+    ModuleExpertsConfig,
+    MoE,
+    MoEConfig,
+    Routing,
+    TopKRouterConfig,
+    sort_by_expert,
+)
 from sparsemix.config import from_json, to_json
-from sparsemix.experts import CopyExpertsConfig, LSTMExpertsConfig, ZeroExpertsConfig
+from sparsemix.experts import ConstantExpertsConfig, CopyExpertsConfig, LSTMExpertsConfig, ZeroExpertsConfig
 from sparsemix.routers import PooledRouter, SelectionBiasConfig
 
 DIM, LENGTH = 3, 4
@@ -75,6 +85,23 @@ def test_vectors_are_no_sequences():
         ValueError, match=r"^x: items must have 2 axes, as out_shape=\(None, 3\), got shape \(4, 3\); set item_dims"
     ):
         LSTMExpertsConfig(hidden=2).build(DIM, 4)(torch.zeros(4, DIM), sort_by_expert(edges(), 4))
+
+
+@pytest.mark.parametrize("experts", [GLUExpertsConfig(hidden=2), MLPExpertsConfig(hidden=2), ConstantExpertsConfig()])
+@pytest.mark.parametrize("num_items", [1, 2])
+def test_sequences_are_no_vectors(experts, num_items):
+    moe = MoEConfig(num_experts=3, experts=experts, item_dims=2).build(DIM)
+    with (
+        torch.no_grad(),
+        pytest.raises(ValueError, match=r"^x: must be vectors \(T, D\) .* got shape \(\d, 4, 3\); set"),
+    ):
+        moe(torch.zeros(num_items, LENGTH, DIM))
+
+
+def test_a_lone_item_of_more_axes_may_be_copied():
+    moe, x = MoEConfig(num_experts=3, experts=CopyExpertsConfig(), item_dims=2).build(DIM), torch.randn(1, LENGTH, DIM)
+    with torch.no_grad():
+        same(moe(x)[0], x, tolerance=1e-6)
 
 
 def test_a_module_that_returns_something_else_is_refused():
