@@ -27,7 +27,8 @@ class BalanceConfig:
     losses: tuple[LossConfig, ...] | None = None
     """None: those of the router's paper."""
     scope: Literal["micro", "global"] = "micro"
-    """Balance each micro-batch, or exactly the whole batch, by a forward pass more that counts."""
+    """Balance each micro-batch, or exactly the whole batch, by a forward pass more that counts. What a router itself
+    asks for, as ReMoE's penalty, is of each micro-batch."""
 
     def build(self, model: DecoderConfig) -> Balance:
         """The losses of this model's routers."""
