@@ -102,7 +102,9 @@ def _is_balanced(router: Any, model: Decoder, balance: Balance) -> bool:
     number_T = torch.arange(4 * router.num_experts)
     x_TD = torch.randn(len(number_T), model.config.dim).to(model.embedding.weight)
     info = TokenInfo(
-        id_T=number_T % model.config.vocab_size, sequence_T=torch.zeros_like(number_T), position_T=number_T
+        id_T=model.config.vocab_size - 1 - number_T % model.config.vocab_size,  # the largest ids: tables must have them
+        sequence_T=torch.zeros_like(number_T),
+        position_T=number_T,
     )
     routing = router(x_TD, TokenInfo(*(field if field is None else field.to(x_TD.device) for field in info)))
     loss, parameters = balance.loss(routing), list(router.parameters())
