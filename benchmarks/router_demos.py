@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=300, help="optimiser steps of each model")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--routers", nargs="*", default=list(RECIPES), help="which; all if not given")
+    parser.add_argument("--routers", nargs="+", choices=RECIPES, default=list(RECIPES), help="which; all if not given")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results", help="folder of the result")
     settings = parser.parse_args(argv)
     with TemporaryDirectory() as folder:  # one for all: the text is prepared once

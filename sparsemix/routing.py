@@ -152,6 +152,20 @@ def num_valid_tokens(routing: Routing, num_tokens: int) -> Tensor | int:
     return routing.info.valid_T.sum()
 
 
+def count_tokens(routing: Routing) -> int:
+    """T, padding included.
+
+    Raises:
+        ValueError: nothing in the routing tells.
+    """
+    for per_token in (routing.logits_TE, routing.probs_TE, routing.load_TE):
+        if per_token is not None:
+            return len(per_token)
+    k = routing.edges_per_token
+    check(bool(k), "routing", "must have logits or K edges a token for its tokens to be counted", "neither")
+    return len(routing.expert_N) // (k or 1)
+
+
 def needed(info: TokenInfo | None, name: str, who: str) -> Tensor:
     """A field of `info`, (T,).
 
@@ -198,17 +212,8 @@ def concat(routings: Sequence[Routing], num_tokens: Sequence[int]) -> Routing:
         edges_per_token=ks.pop() if len(ks) == 1 else None,
         info=_joined_info([routing.info for routing in routings], num_tokens),
         loss=_mean_loss(routings, num_tokens),
-        inner=tuple(concat(parts, [_count_tokens(part) for part in parts]) for parts in inner),
+        inner=tuple(concat(parts, [count_tokens(part) for part in parts]) for parts in inner),
     )
-
-
-def _count_tokens(routing: Routing) -> int:
-    for per_token in (routing.logits_TE, routing.probs_TE, routing.load_TE):
-        if per_token is not None:
-            return len(per_token)
-    k = routing.edges_per_token
-    check(bool(k), "routing.inner", "must have logits or K edges a token to be joined", "neither")
-    return len(routing.expert_N) // (k or 1)
 
 
 def _joined(name: str, tensors: Sequence[Tensor | None]) -> Tensor | None:

@@ -180,5 +180,5 @@ def test_a_field_of_some_routings_only_is_refused():
     with pytest.raises(ValueError, match=r"^routings.logits_TE: must be in all of them or in none, got 1 of 2$"):
         concat([routed(0, 2), routed(0, 2, logits_TE=None)], [2, 2])
     unknown = routed(0, 2, logits_TE=None, probs_TE=None, load_TE=None, edges_per_token=None)
-    with pytest.raises(ValueError, match=r"^routing.inner: must have logits or K edges a token to be joined"):
+    with pytest.raises(ValueError, match=r"^routing: must have logits or K edges a token for its tokens to be counted"):
         concat([routed(0, 2, inner=(unknown,))], [2])

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sparsemix.checks import check
-from sparsemix.routing import Routing, load, num_valid_tokens, valid_edges
+from sparsemix.routing import Routing, count_tokens, load, num_valid_tokens, valid_edges
 
 
 def field(routing: Routing, name: str, loss: str) -> Tensor:
@@ -19,9 +19,7 @@ def field(routing: Routing, name: str, loss: str) -> Tensor:
 
 def valid_tokens(routing: Routing) -> Tensor | int:
     """How many there are, perhaps none."""
-    first = routing.probs_TE if routing.probs_TE is not None else routing.logits_TE
-    assert first is not None
-    return num_valid_tokens(routing, first.shape[0])
+    return num_valid_tokens(routing, count_tokens(routing))
 
 
 def num_tokens(routing: Routing) -> Tensor | int:

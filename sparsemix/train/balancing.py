@@ -27,7 +27,8 @@ class BalanceConfig:
     losses: tuple[LossConfig, ...] | None = None
     """None: those of the router's paper."""
     scope: Literal["micro", "global"] = "micro"
-    """Balance each micro-batch, or exactly the whole batch, by a forward pass more that counts."""
+    """Balance each micro-batch, or exactly the whole batch, by a forward pass more that counts. What a router itself
+    asks for, as ReMoE's penalty, is of each micro-batch."""
 
     def build(self, model: DecoderConfig) -> Balance:
         """The losses of this model's routers."""
@@ -101,7 +102,9 @@ def _is_balanced(router: Any, model: Decoder, balance: Balance) -> bool:
     number_T = torch.arange(4 * router.num_experts)
     x_TD = torch.randn(len(number_T), model.config.dim).to(model.embedding.weight)
     info = TokenInfo(
-        id_T=number_T % model.config.vocab_size, sequence_T=torch.zeros_like(number_T), position_T=number_T
+        id_T=model.config.vocab_size - 1 - number_T % model.config.vocab_size,  # the largest ids: tables must have them
+        sequence_T=torch.zeros_like(number_T),
+        position_T=number_T,
     )
     routing = router(x_TD, TokenInfo(*(field if field is None else field.to(x_TD.device) for field in info)))
     loss, parameters = balance.loss(routing), list(router.parameters())

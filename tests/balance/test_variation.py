@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from references import losses
 
-from sparsemix import Routing, importance_loss, load_loss
-from sparsemix.balance import cv_squared
+from sparsemix import HashRouterConfig, Routing, TokenInfo, importance_loss, load_loss
+from sparsemix.balance import cv_squared, importance
 
 NONE_N = torch.zeros(0)
 
@@ -42,6 +42,12 @@ def test_load_is_its_reference(situation):
         is_nothing(load_loss(routing), leaf)
         return
     agree(load_loss(routing), losses.load_loss(routing.load_TE, situation.valid), leaf)
+
+
+def test_importance_needs_no_more_than_edges():
+    """A hash router gives neither logits nor a distribution."""
+    routing = HashRouterConfig(vocab_size=4, k=2).build(8, 4)(numbers(0, 3, 8), TokenInfo(id_T=torch.tensor([0, 1, 1])))
+    assert importance(routing, 4).sum().item() == pytest.approx(1)
 
 
 @given(st.integers(1, 4), st.integers(2, 3), st.integers(2, 3), st.data())

@@ -10,7 +10,14 @@ from sparsemix.data import Batch
 from sparsemix.experts import GLUExpertsConfig
 from sparsemix.layer import MoEConfig
 from sparsemix.models import AttentionConfig, DecoderConfig
-from sparsemix.routers import NoisyTopKRouterConfig, RouterConfig, SelectionBiasConfig, TopKRouterConfig
+from sparsemix.routers import (
+    DenseRouterConfig,
+    NoisyTopKRouterConfig,
+    ReLURouterConfig,
+    RouterConfig,
+    SelectionBiasConfig,
+    TopKRouterConfig,
+)
 from sparsemix.runs import read_metrics
 from sparsemix.train import AdamWConfig, BalanceConfig, DataConfig, MuonConfig, Precision, TrainConfig, Trainer
 from sparsemix.train.step import GradientStep
@@ -32,8 +39,12 @@ def tiny_model(router: RouterConfig = TopKRouterConfig(k=2), **changes) -> Decod
 
 NOISY = tiny_model(NoisyTopKRouterConfig(k=2))
 BIASED = tiny_model(TopKRouterConfig(k=2, selection_bias=SelectionBiasConfig()))
-stateful = pytest.mark.parametrize("model", [NOISY, BIASED], ids=["noise", "bias"])
-"""Noise in forward, and a selection bias: what a checkpoint must bring back beside the weights."""
+PENALISED = tiny_model(ReLURouterConfig(k=2, coefficient=0.01))
+TOTALLED = tiny_model(DenseRouterConfig(margin=1.0))
+stateful = pytest.mark.parametrize(
+    "model", [NOISY, BIASED, PENALISED, TOTALLED], ids=["noise", "bias", "coefficient", "totals"]
+)
+"""Noise in forward, and state that follows the load: what a checkpoint must bring back beside the weights."""
 
 
 def write_text(folder: Path, num_files: int = 12) -> Path:

@@ -31,6 +31,10 @@ def refused(changes, match, text, out, error=ValueError):
             {"model": tiny_model(HashRouterConfig(vocab_size=257)), "balance": BalanceConfig(losses=(ZLoss(),))},
             "z_loss: needs routing.logits_TE, got None; ",
         ),
+        (
+            {"model": tiny_model(HashRouterConfig(vocab_size=256))},
+            "info.id_T: must be in 0..vocab_size - 1, got 241..256 ",
+        ),
         ({"device": "nonsense"}, "device: must be one that torch can use, got 'nonsense' "),
     ],
 )
