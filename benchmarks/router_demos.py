@@ -28,13 +28,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results", help="folder of the result")
     settings = parser.parse_args(argv)
     with TemporaryDirectory() as folder:  # one for all: the text is prepared once
-        outcomes = [_demo(name, settings.steps, settings.seed, folder) for name in settings.routers]
-    rows = [_row(outcome) for outcome in outcomes]
-    save("router_demos", {"steps": settings.steps, "seed": settings.seed, "routers": rows}, settings.out)
+        rows = []
+        for name in settings.routers:
+            rows.append(_row(_demo(name, settings.steps, settings.seed, folder)))
+            save("router_demos", {"steps": settings.steps, "seed": settings.seed, "routers": rows}, settings.out)
 
 
 def _demo(name: str, steps: int, seed: int, folder: str) -> RouterOutcome:
-    return router_demo(DemoConfig(router=name, steps=steps, seed=seed, out=f"{folder}/demo", sample_tokens=0))
+    settings = DemoConfig(
+        router=name, steps=steps, seed=seed, evaluate_every=steps, out=f"{folder}/demo", sample_tokens=0
+    )
+    return router_demo(settings)
 
 
 def _row(outcome: RouterOutcome) -> dict[str, Any]:
