@@ -11,8 +11,16 @@ from torch import Tensor, nn
 
 from sparsemix.checks import check
 from sparsemix.config import complete, config
-from sparsemix.experts import ConcatExperts, DenseConfig, Experts, ExpertsConfig, ModuleExperts, OneTokenExperts
-from sparsemix.routers import Router, RouterConfig, TopKRouterConfig
+from sparsemix.experts import (
+    ConcatExperts,
+    ConcatExpertsConfig,
+    DenseConfig,
+    Experts,
+    ExpertsConfig,
+    ModuleExperts,
+    OneTokenExperts,
+)
+from sparsemix.routers import MoEPPRouterConfig, NullRouterConfig, Router, RouterConfig, TopKRouterConfig
 from sparsemix.routers.pooled import PooledRouter
 from sparsemix.routing import Routing, TokenInfo, sort_by_expert
 
@@ -73,6 +81,7 @@ class MoEConfig:
 
     def build(self, dim: int, out_dim: int | None = None) -> MoE:
         """The layer over x of width `dim`; y has that width too, or `out_dim`."""
+        self._check_last_experts()
         router = self.router.build(dim, self.num_experts)
         return MoE(
             router if self.item_dims == 1 else PooledRouter(router),
@@ -82,6 +91,18 @@ class MoEConfig:
             routed_scale=self.routed_scale,
             item_dims=self.item_dims,
         )
+
+    def _check_last_experts(self) -> None:
+        """Raise `ValueError` where the router counts on experts that cost next to nothing, and these are others."""
+        if not isinstance(self.router, NullRouterConfig | MoEPPRouterConfig):
+            return
+        kinds = (self.experts.type,) * self.num_experts
+        if isinstance(self.experts, ConcatExpertsConfig):
+            kinds = tuple(part.experts.type for part in self.experts.parts for _ in range(part.num_experts))
+        wanted = self.router.last_experts
+        seen = kinds[len(kinds) - len(wanted) :]
+        rule = f"the last must be {', '.join(wanted)} with the {self.router.type} router"
+        check(seen == wanted, "experts", rule, ", ".join(seen), "use concat, with these as its last parts")
 
 
 complete(MoEExpertsConfig)

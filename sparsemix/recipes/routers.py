@@ -115,7 +115,9 @@ RECIPES = {
     "qwen3": RouterRecipe("Qwen3, 2505.09388", 3.0, _with(TopKRouterConfig(k=4))),
     "gpt_oss": RouterRecipe("gpt-oss, 2508.10925", 3.0, _with(TopKRouterConfig(k=4, gate="topk_softmax", bias=True))),
     "loss_free": RouterRecipe(
-        "Wang et al. 2024, 2408.15664", 3.0, _with(TopKRouterConfig(k=4, gate="sigmoid", selection_bias=FASTER))
+        "Wang et al. 2024, 2408.15664, weights and sequence loss as DeepSeek-V3's",
+        3.0,
+        _with(TopKRouterConfig(k=4, gate="sigmoid", selection_bias=FASTER)),
     ),
     "deepseek_v2": RouterRecipe(
         "DeepSeek-V2, 2405.04434",

@@ -62,6 +62,11 @@ class MoEPPRouterConfig:
         """Experts that are no FFNs."""
         return self.num_zero + self.num_copy + self.num_constant
 
+    @property
+    def last_experts(self) -> tuple[str, ...]:
+        """Kinds of the experts that must be placed last."""
+        return ("zero",) * self.num_zero + ("copy",) * self.num_copy + ("constant",) * self.num_constant
+
     def costs(self, num_experts: int) -> tuple[float, ...]:
         """eta: 1 for each FFN, tau for each other."""
         return (1.0,) * (num_experts - self.num_cheap) + (self.tau,) * self.num_cheap

@@ -37,6 +37,11 @@ class NullRouterConfig:
         """It does not."""
         return False
 
+    @property
+    def last_experts(self) -> tuple[str, ...]:
+        """Kinds of the experts that must be placed last."""
+        return ("zero",) * self.num_null
+
     def edges_per_token(self, num_experts: int) -> float:
         """k: of an even load, the null experts have their share like others."""
         return self.k

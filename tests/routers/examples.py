@@ -4,6 +4,14 @@ import torch
 from cases import gradients, numbers, same
 
 from sparsemix import Routing, TokenInfo, TopKRouter, TopKRouterConfig
+from sparsemix.experts import (
+    ConcatExpertsConfig,
+    ConstantExpertsConfig,
+    CopyExpertsConfig,
+    GLUExpertsConfig,
+    Part,
+    ZeroExpertsConfig,
+)
 from sparsemix.routers import (
     BASERouterConfig,
     BatchwiseRouterConfig,
@@ -75,6 +83,16 @@ EVERY_ROUTER = {
     "dense, totals": DenseRouterConfig(hidden=16, margin=1.0),
 }
 """Settings of every kind of router for 8 experts; each is put through what all routers must do."""
+
+
+CHEAP = {"zero": ZeroExpertsConfig(), "copy": CopyExpertsConfig(), "constant": ConstantExpertsConfig()}
+
+
+def experts_for(config, num_experts: int, hidden: int):
+    """Gated units, and behind them what the router counts on."""
+    last = getattr(config, "last_experts", ())
+    first = Part(num_experts=num_experts - len(last), experts=GLUExpertsConfig(hidden=hidden))
+    return ConcatExpertsConfig(parts=(first, *(Part(experts=CHEAP[kind]) for kind in last))) if last else first.experts
 
 
 def built(config, num_experts: int, dim: int = DIM, seed: int = 0):

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from references import capacity, losses, token_choice, variable
 from references.edges import choices_of
-from routers.examples import DIM, below, kept, same_routing, sized
+from routers.examples import DIM, below, experts_for, kept, same_routing, sized
 
-from sparsemix import TokenInfo, balance_loss, load
+from sparsemix import GLUExpertsConfig, MoEConfig, TokenInfo, balance_loss, load
 from sparsemix.routers import CapacityConfig, MoEPPRouterConfig
 
 PAPER = {"num_zero": 1, "num_copy": 1, "num_constant": 2, "tau": 0.75}
@@ -134,3 +134,10 @@ def test_wrong_numbers_are_refused():
         MoEPPRouterConfig(k=7).build(DIM, 6)
     with pytest.raises(ValueError, match=r"k: one expert .* no gradient, got k=1 with normalize=True"):
         MoEPPRouterConfig(k=1, normalize=True)
+
+
+def test_a_layer_whose_last_experts_are_not_those_that_the_router_counts_on_is_refused():
+    config, experts = MoEPPRouterConfig(num_constant=1), GLUExpertsConfig(hidden=3)
+    with pytest.raises(ValueError, match=r"^experts: the last must be zero, copy, constant with .*, got glu"):
+        MoEConfig(num_experts=6, router=config, experts=experts).build(DIM)
+    MoEConfig(num_experts=6, router=config, experts=experts_for(config, 6, hidden=3)).build(DIM)

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from references import losses, variable
 from references.edges import choices_of
-from routers.examples import DIM, same_routing, sized
+from routers.examples import DIM, experts_for, same_routing, sized
 
-from sparsemix import GLUExpertsConfig, MoE, TokenInfo, balance_loss, load
+from sparsemix import GLUExpertsConfig, MoE, MoEConfig, TokenInfo, balance_loss, load
 from sparsemix.routers import NullRouterConfig
 
 
@@ -100,3 +100,10 @@ def test_wrong_numbers_are_refused():
         NullRouterConfig(num_null=4).build(DIM, 4)
     with pytest.raises(ValueError, match=r"^k: must be in 1..num_experts, got k=4 with num_experts=3; lower k"):
         NullRouterConfig(k=4).build(DIM, 3)
+
+
+def test_a_layer_whose_last_experts_are_not_those_that_the_router_counts_on_is_refused():
+    config, experts = NullRouterConfig(k=2, num_null=1), GLUExpertsConfig(hidden=3)
+    with pytest.raises(ValueError, match=r"^experts: the last must be zero with the null router, got glu"):
+        MoEConfig(num_experts=6, router=config, experts=experts).build(DIM)
+    MoEConfig(num_experts=6, router=config, experts=experts_for(config, 6, hidden=3)).build(DIM)

@@ -3,10 +3,9 @@
 import dataclasses
 
 import pytest
-from routers.examples import EVERY_ROUTER, NUM_EXPERTS
+from routers.examples import EVERY_ROUTER, NUM_EXPERTS, experts_for
 from train.examples import random_batch, tiny_model, tiny_trainer
 
-from sparsemix.experts import GLUExpertsConfig
 from sparsemix.layer import MoEConfig
 from sparsemix.train import AdamWConfig, ScheduleConfig
 from sparsemix.train.balancing import unbalanced
@@ -20,7 +19,7 @@ STEPS = 12
 def test_a_decoder_learns_with_every_causal_router(config):
     if config.type == "hash":
         config = dataclasses.replace(config, vocab_size=257)
-    moe = MoEConfig(num_experts=NUM_EXPERTS, router=config, experts=GLUExpertsConfig(hidden=8))
+    moe = MoEConfig(num_experts=NUM_EXPERTS, router=config, experts=experts_for(config, NUM_EXPERTS, hidden=8))
     schedule = ScheduleConfig(warmup=0, decay=0)
     trainer = tiny_trainer(model=tiny_model(moe=moe), optimizer=AdamWConfig(lr=0.01), steps=STEPS, schedule=schedule)
     assert unbalanced(trainer.model, trainer.balance) == []
