@@ -25,16 +25,23 @@ class LayerLoad(NamedTuple):
     tokens: int
     dropped: float
     """Share of choices that nobody computes: refused by a capacity, or of an expert that is null."""
+    cheap: int = 0
+    """So many experts, the last, cost next to nothing, and need not be loaded evenly."""
+
+    @property
+    def costly(self) -> Tensor:
+        """`load_E` of the others."""
+        return self.load_E[: len(self.load_E) - self.cheap]
 
     @property
     def fullest(self) -> float:
-        """Load of the fullest expert over the mean load: 1 at best."""
-        return float(self.load_E.max() * len(self.load_E) / self.load_E.sum().clamp(min=1))
+        """Load of the fullest of these over their mean load: 1 at best."""
+        return float(self.costly.max() * len(self.costly) / self.costly.sum().clamp(min=1))
 
     @property
     def idle(self) -> float:
-        """Share of experts that nobody chose."""
-        return float((self.load_E == 0).double().mean())
+        """Share of these that nobody chose."""
+        return float((self.costly == 0).double().mean())
 
     @property
     def edges_per_token(self) -> float:
@@ -68,11 +75,13 @@ def held_out_loads(model: Decoder, batches: Iterable[tuple[str, Batch]], precisi
             with precision.scope():
                 sums.append(model(on_device.tokens_BS, collect=collect).collected)
             tokens += batch.tokens_BS.size
+    assert model.config.moe is not None
+    cheap = len(getattr(model.config.moe.router, "last_experts", ()))
     found = []
     for layer, parts in zip(routers_of, zip(*sums, strict=True), strict=True):
         load_E, served = (torch.stack(column).sum(0).cpu() for column in zip(*parts, strict=True))
         dropped = 1 - float(served) / max(float(load_E.sum()), 1.0)
-        found.append(LayerLoad(layer, load_E, tokens, dropped))
+        found.append(LayerLoad(layer, load_E, tokens, dropped, cheap))
     return found
 
 

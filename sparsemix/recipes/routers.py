@@ -110,18 +110,18 @@ def _in_depth(model: DecoderConfig) -> DecoderConfig:
 FASTER = SelectionBiasConfig(rate=0.01)
 """The papers, with thousands of times the steps, have 0.001."""
 RECIPES = {
-    "topk": RouterRecipe("OLMoE, 2409.02060", 3.0, _with(TopKRouterConfig(k=4, normalize=False))),
-    "mixtral": RouterRecipe("Mixtral, 2401.04088", 3.0, _with(TopKRouterConfig(k=4, gate="topk_softmax"))),
-    "qwen3": RouterRecipe("Qwen3, 2505.09388", 3.0, _with(TopKRouterConfig(k=4))),
-    "gpt_oss": RouterRecipe("gpt-oss, 2508.10925", 3.0, _with(TopKRouterConfig(k=4, gate="topk_softmax", bias=True))),
+    "topk": RouterRecipe("OLMoE, 2409.02060", 4.0, _with(TopKRouterConfig(k=4, normalize=False))),
+    "mixtral": RouterRecipe("Mixtral, 2401.04088", 5.0, _with(TopKRouterConfig(k=4, gate="topk_softmax"))),
+    "qwen3": RouterRecipe("Qwen3, 2505.09388", 5.0, _with(TopKRouterConfig(k=4))),
+    "gpt_oss": RouterRecipe("gpt-oss, 2508.10925", 5.0, _with(TopKRouterConfig(k=4, gate="topk_softmax", bias=True))),
     "loss_free": RouterRecipe(
         "Wang et al. 2024, 2408.15664, weights and sequence loss as DeepSeek-V3's",
-        3.0,
+        4.0,
         _with(TopKRouterConfig(k=4, gate="sigmoid", selection_bias=FASTER)),
     ),
     "deepseek_v2": RouterRecipe(
         "DeepSeek-V2, 2405.04434",
-        3.0,
+        4.0,
         _with(
             GroupLimitedRouterConfig(
                 k=4,
@@ -136,28 +136,28 @@ RECIPES = {
     ),
     "deepseek_v3": RouterRecipe(
         "DeepSeek-V3, 2412.19437",
-        3.0,
+        4.0,
         _with(GroupLimitedRouterConfig(k=4, num_groups=8, keep_groups=4, selection_bias=FASTER)),
     ),
     "noisy_topk": RouterRecipe("Shazeer et al. 2017, 1701.06538", 3.0, _with(NoisyTopKRouterConfig(k=4))),
     "hierarchical": RouterRecipe(
         "Shazeer et al. 2017, appendix B", 3.0, _with(HierarchicalRouterConfig(num_groups=8, k_groups=2, k=2))
     ),
-    "switch": RouterRecipe("Fedus et al. 2021, 2101.03961", 3.0, _with(SwitchRouterConfig(capacity=None))),
-    "gshard": RouterRecipe("Lepikhin et al. 2020, 2006.16668", 3.0, _with(GShardRouterConfig(capacity=None))),
+    "switch": RouterRecipe("Fedus et al. 2021, 2101.03961", 6.0, _with(SwitchRouterConfig(capacity=None))),
+    "gshard": RouterRecipe("Lepikhin et al. 2020, 2006.16668", 6.0, _with(GShardRouterConfig(capacity=None))),
     "vmoe": RouterRecipe("Riquelme et al. 2021, 2106.05974", 3.0, _with(VMoERouterConfig(k=4, capacity=None))),
-    "cosine": RouterRecipe("X-MoE, 2204.09179", 3.0, _with(CosineRouterConfig(k=4))),
-    "hash": RouterRecipe("Roller et al. 2021, 2106.04426", 3.0, _hashed),
+    "cosine": RouterRecipe("X-MoE, 2204.09179", 4.0, _with(CosineRouterConfig(k=4))),
+    "hash": RouterRecipe("Roller et al. 2021, 2106.04426", 2.0, _hashed),
     "top_p": RouterRecipe("Huang et al. 2024, 2403.07652", 3.0, _with(TopPRouterConfig(mean_k=4))),
     "relu": RouterRecipe("ReMoE, 2412.14711", 3.0, _with(ReLURouterConfig(k=4))),
     "null": RouterRecipe(
         "AdaMoE, 2406.13233",
-        3.0,
+        4.0,
         _beside(NullRouterConfig(k=6, num_null=32), Part(num_experts=32, experts=ZeroExpertsConfig())),
     ),
     "moepp": RouterRecipe(
         "MoE++, 2410.07348",
-        3.0,
+        4.0,
         _beside(
             MoEPPRouterConfig(k=4, num_zero=4, num_copy=4, num_constant=8),
             Part(num_experts=4, experts=ZeroExpertsConfig()),
@@ -165,7 +165,7 @@ RECIPES = {
             Part(num_experts=8, experts=ConstantExpertsConfig()),
         ),
     ),
-    "mixture_of_depths": RouterRecipe("Raposo et al. 2024, 2404.02258", 3.0, _in_depth),
+    "mixture_of_depths": RouterRecipe("Raposo et al. 2024, 2404.02258", 5.0, _in_depth),
     "dense": RouterRecipe("Jacobs et al. 1991", 1.0, _with(DenseRouterConfig())),
 }
 """By name."""
