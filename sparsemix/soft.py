@@ -123,7 +123,10 @@ class SoftMoE(nn.Module):
         """
         check(x.ndim >= 2, "x", "must be (..., sequence, dim)", f"shape {tuple(x.shape)}", "add a sequence axis")
         x_BSD = x.reshape(math.prod(x.shape[:-2]), *x.shape[-2:])
-        routing = self.router(x_BSD, _valid(info, x_BSD))
+        valid_BS = _valid(info, x_BSD)
+        if valid_BS is not None:
+            x_BSD = torch.where(valid_BS[..., None], x_BSD, 0)  # a weight of 0 would not cure NaN
+        routing = self.router(x_BSD, valid_BS)
         slots_BPD = routing.dispatch_BSP.mT.to(x.dtype) @ x_BSD
         slots_RD = slots_BPD.flatten(0, 1)
         y_RD, inner = self.experts(slots_RD, self._dispatch(len(x_BSD), slots_RD))

@@ -122,10 +122,11 @@ def test_it_is_differentiable_everywhere():
     assert torch.autograd.gradcheck(run, (x_BSD.requires_grad_(), *parameters), eps=1e-7, atol=1e-4)
 
 
-def test_padding_has_no_influence():
+@pytest.mark.parametrize("garbage", [1e6, torch.nan])
+def test_padding_has_no_influence(garbage):
     moe, x_BSD = soft_of(3, 2), numbers(50, 2, 6, DIM)
     valid_BS = torch.tensor([[False, True, True, False, True, False], [True] * 6])
-    x_BSD[~valid_BS] = 1e6
+    x_BSD[~valid_BS] = garbage
     x_BSD.requires_grad_()
     y_BSD, routing = moe(x_BSD, info=TokenInfo(valid_T=valid_BS.flatten()))
     same(y_BSD[0, valid_BS[0]], moe(x_BSD[0, valid_BS[0]])[0])
