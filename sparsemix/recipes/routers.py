@@ -152,7 +152,7 @@ RECIPES = {
     "relu": RouterRecipe("ReMoE, 2412.14711", 3.0, _with(ReLURouterConfig(k=4))),
     "null": RouterRecipe(
         "AdaMoE, 2406.13233",
-        4.0,
+        5.0,
         _beside(NullRouterConfig(k=6, num_null=32), Part(num_experts=32, experts=ZeroExpertsConfig())),
     ),
     "moepp": RouterRecipe(
