@@ -78,3 +78,12 @@ def mismatches(where: str, values: dict[str, Any], names: list[tuple[str, str]])
             expected, source = sizes.setdefault(letter, (size, name))
             if size != expected:
                 yield f"{where}: {letter} is {size} in {name} but {expected} in {source}"
+
+
+@pytest.fixture
+def compiler() -> Iterator[None]:
+    """Forgets what was compiled; and memory is not NaN, since it refuses to trace the switch that makes it so."""
+    torch.compiler.reset()
+    torch.use_deterministic_algorithms(False)
+    yield
+    torch.compiler.reset()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from sparsemix import Dispatch, Routing, sort_by_expert
 from sparsemix.kernels import ClampedGated, ExpertWeights, Gated, Plain
+from sparsemix.kernels.cpp.library import cxx
 from sparsemix.kernels.weights import Needs
 
+needs_a_compiler = pytest.mark.skipif(cxx() is None, reason="there is no C++ compiler")
+"""Not: where nothing could be built. A compiler that is there has to do."""
 BIASED = ("biased", "clamped")
 # tokens, dim, hidden, experts, k
 SIZES = [

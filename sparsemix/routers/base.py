@@ -40,6 +40,26 @@ class RouterConfig(Protocol):
         ...
 
 
+class KExperts:
+    """For configs of routers that give each token k experts."""
+
+    k: int
+
+    def edges_per_token(self, num_experts: int) -> float:
+        """k."""
+        return self.k
+
+
+class SelfBalanced:
+    """For configs of routers whose experts are loaded evenly, or need not be, without any loss."""
+
+    balances_itself = True
+
+    def losses(self, num_experts: int) -> tuple[Loss, ...]:
+        """None."""
+        return ()
+
+
 class Router(Protocol):
     """Decides which experts each token goes to, and with what weight."""
 

@@ -7,10 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from sparsemix.balance import Loss
 from sparsemix.config import config
 from sparsemix.routers.assignment import balanced_assignment
-from sparsemix.routers.base import Stateless
+from sparsemix.routers.base import SelfBalanced, Stateless
 from sparsemix.routers.groups import whole_batch
 from sparsemix.routers.linear import LinearRouter
 from sparsemix.routers.score import gate_distribution
@@ -19,28 +18,16 @@ from sparsemix.routing import Routing, TokenInfo
 
 
 @config
-class BASERouterConfig:
+class BASERouterConfig(SelfBalanced):
     """Each token goes to one expert: in training the best that leaves all loads equal, in evaluation its best."""
 
     type: Literal["base"] = "base"
 
-    @property
-    def causal(self) -> bool:
-        """False: in training, later tokens compete for the same places."""
-        return False
-
-    @property
-    def balances_itself(self) -> bool:
-        """In training experts get equally many."""
-        return True
+    causal = False  # in training, later tokens compete for the same places
 
     def edges_per_token(self, num_experts: int) -> float:
         """1."""
         return 1
-
-    def losses(self, num_experts: int) -> tuple[Loss, ...]:
-        """None."""
-        return ()
 
     def build(self, dim: int, num_experts: int) -> BASERouter:
         """The router over x of width `dim`."""

@@ -8,9 +8,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from sparsemix.balance import Loss
 from sparsemix.config import config
-from sparsemix.routers.base import Stateless, wide_dtype
+from sparsemix.routers.base import KExperts, SelfBalanced, Stateless, wide_dtype
 from sparsemix.routers.groups import fair_share, taken, whole_batch
 from sparsemix.routers.linear import LinearRouter
 from sparsemix.routers.score import softmax_among
@@ -19,7 +18,7 @@ from sparsemix.routing import Routing, TokenInfo
 
 
 @config
-class BatchwiseRouterConfig:
+class BatchwiseRouterConfig(KExperts, SelfBalanced):
     """Each expert takes its best k / E of the batch, and later the tokens above a threshold learned from that."""
 
     type: Literal["batchwise"] = "batchwise"
@@ -28,23 +27,7 @@ class BatchwiseRouterConfig:
     threshold_weight: float = Field(1.0, ge=0)
     """Coefficient of the loss that the thresholds learn from."""
 
-    @property
-    def causal(self) -> bool:
-        """False: in training, whether an expert takes a token depends on later ones."""
-        return False
-
-    @property
-    def balances_itself(self) -> bool:
-        """In training experts take equally many."""
-        return True
-
-    def edges_per_token(self, num_experts: int) -> float:
-        """k."""
-        return self.k
-
-    def losses(self, num_experts: int) -> tuple[Loss, ...]:
-        """None."""
-        return ()
+    causal = False  # in training, whether an expert takes a token depends on later ones
 
     def build(self, dim: int, num_experts: int) -> BatchwiseRouter:
         """The router over x of width `dim`."""

@@ -96,6 +96,18 @@ def limited(
     return routing if capacity is None else capacity.limit(routing, num_tokens, num_experts, training, sizes)
 
 
+class Limited:
+    """For configs of routers of k experts a token that may have a capacity."""
+
+    k: int
+    capacity: CapacityConfig | None
+
+    @property
+    def causal(self) -> bool:
+        """False where a capacity lets a later token take an earlier one's place in an expert."""
+        return keeps_causality(self.capacity, self.k)
+
+
 def keeps_causality(capacity: CapacityConfig | None, k: int) -> bool:
     """Whether k choices a token stay free of any influence of later tokens under this capacity.
 

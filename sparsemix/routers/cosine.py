@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from sparsemix.balance import Loss, SwitchLoss
 from sparsemix.checks import check, check_dim
 from sparsemix.config import config
-from sparsemix.routers.base import Stateless, WideModule, wide_dtype
-from sparsemix.routers.capacity import CapacityConfig, keeps_causality, limited
+from sparsemix.routers.base import KExperts, Stateless, WideModule, wide_dtype
+from sparsemix.routers.capacity import CapacityConfig, Limited, limited
 from sparsemix.routers.score import Gate, check_gradient, linear_scores
 from sparsemix.routers.select import check_k, gated_choice
 from sparsemix.routing import Routing, TokenInfo
 
 
 @config
-class CosineRouterConfig:
+class CosineRouterConfig(KExperts, Limited):
     """Each token goes to the k experts whose embeddings its projection is closest to in angle."""
 
     type: Literal["cosine"] = "cosine"
@@ -41,6 +41,8 @@ class CosineRouterConfig:
     capacity: CapacityConfig | None = None
     """How many tokens an expert takes; none: dropless."""
 
+    balances_itself = False
+
     @model_validator(mode="after")
     def _router_gets_gradient(self) -> CosineRouterConfig:
         check_gradient(self.k, self.gate, self.normalize)
@@ -52,20 +54,6 @@ class CosineRouterConfig:
         seen, remedy = f"{self.temperature} with temperature_floor={self.temperature_floor}", "raise it"
         check(above, "temperature", "must be above its floor", seen, remedy)
         return self
-
-    @property
-    def causal(self) -> bool:
-        """False where a capacity lets a later token take an earlier one's place in an expert."""
-        return keeps_causality(self.capacity, self.k)
-
-    @property
-    def balances_itself(self) -> bool:
-        """It does not."""
-        return False
-
-    def edges_per_token(self, num_experts: int) -> float:
-        """k."""
-        return self.k
 
     def losses(self, num_experts: int) -> tuple[Loss, ...]:
         """The switch loss, 0.01."""

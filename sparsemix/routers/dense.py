@@ -8,11 +8,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from sparsemix.balance import Loss
 from sparsemix.balance.batch import combine_weight
 from sparsemix.checks import check_dim
 from sparsemix.config import config
-from sparsemix.routers.base import wide_dtype
+from sparsemix.routers.base import SelfBalanced, wide_dtype
 from sparsemix.routers.linear import LinearRouter
 from sparsemix.routers.score import linear_scores, softmax_among
 from sparsemix.routers.select import best, keep, token_choice
@@ -20,7 +19,7 @@ from sparsemix.routing import Routing, TokenInfo
 
 
 @config
-class DenseRouterConfig:
+class DenseRouterConfig(SelfBalanced):
     """Each token goes to all experts, weighted by a softmax."""
 
     type: Literal["dense"] = "dense"
@@ -30,23 +29,11 @@ class DenseRouterConfig:
     """In training, an expert whose gates have added up to so many tokens more than the mean gets none until others
     have caught up (2013); none: no constraint, as for the paper's second phase. What is saved is the same."""
 
-    @property
-    def causal(self) -> bool:
-        """True: the constraint looks at earlier batches only."""
-        return True
-
-    @property
-    def balances_itself(self) -> bool:
-        """It need not be balanced: every expert sees every token."""
-        return True
+    causal = True  # the constraint looks at earlier batches only
 
     def edges_per_token(self, num_experts: int) -> float:
         """E."""
         return num_experts
-
-    def losses(self, num_experts: int) -> tuple[Loss, ...]:
-        """None."""
-        return ()
 
     def build(self, dim: int, num_experts: int) -> DenseRouter:
         """The router over x of width `dim`."""

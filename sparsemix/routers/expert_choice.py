@@ -7,10 +7,9 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor
 
-from sparsemix.balance import Loss
 from sparsemix.checks import check
 from sparsemix.config import config
-from sparsemix.routers.base import Stateless
+from sparsemix.routers.base import SelfBalanced, Stateless
 from sparsemix.routers.groups import by_group, cut, fair_share, in_groups, taken, whole_batch
 from sparsemix.routers.linear import LinearRouter
 from sparsemix.routers.select import ragged_choice
@@ -26,7 +25,7 @@ class TokenSoftmaxConfig:
 
 
 @config
-class ExpertChoiceRouterConfig:
+class ExpertChoiceRouterConfig(SelfBalanced):
     """Each expert takes its best c / E of the tokens; a token goes to c experts on average, perhaps to none."""
 
     type: Literal["expert_choice"] = "expert_choice"
@@ -39,23 +38,11 @@ class ExpertChoiceRouterConfig:
     token_softmax: TokenSoftmaxConfig | None = None
     """A softmax over tokens; none: over experts, as in the paper."""
 
-    @property
-    def causal(self) -> bool:
-        """False: whether an expert takes a token depends on later ones."""
-        return False
-
-    @property
-    def balances_itself(self) -> bool:
-        """Experts take equally many."""
-        return True
+    causal = False  # whether an expert takes a token depends on later ones
 
     def edges_per_token(self, num_experts: int) -> float:
         """c."""
         return self.capacity_factor
-
-    def losses(self, num_experts: int) -> tuple[Loss, ...]:
-        """None."""
-        return ()
 
     def build(self, dim: int, num_experts: int) -> ExpertChoiceRouter:
         """The router over x of width `dim`."""

@@ -11,7 +11,8 @@ from torch import Tensor
 from sparsemix.balance import CommunicationLoss, DeviceLoss, Loss, SequenceLoss, SwitchLoss
 from sparsemix.checks import check
 from sparsemix.config import config
-from sparsemix.routers.capacity import CapacityConfig, keeps_causality, limited
+from sparsemix.routers.base import KExperts
+from sparsemix.routers.capacity import CapacityConfig, Limited, limited
 from sparsemix.routers.linear import LinearRouter
 from sparsemix.routers.score import check_gradient
 from sparsemix.routers.select import among_best, check_k, gated_choice
@@ -22,7 +23,7 @@ GroupScore = Literal["best", "two_best"]
 
 
 @config
-class GroupLimitedRouterConfig:
+class GroupLimitedRouterConfig(KExperts, Limited):
     """Each token goes to its k best experts in the best few of the groups of experts.
 
     As it stands it is DeepSeek-V3's. DeepSeek-V2's: k=6, keep_groups=3, gate='softmax_topk', group_score='best',
@@ -50,6 +51,8 @@ class GroupLimitedRouterConfig:
     capacity: CapacityConfig | None = None
     """How many tokens an expert takes; none: dropless."""
 
+    balances_itself = False
+
     @model_validator(mode="after")
     def _router_gets_gradient(self) -> GroupLimitedRouterConfig:
         check_gradient(self.k, self.gate, self.normalize)
@@ -60,20 +63,6 @@ class GroupLimitedRouterConfig:
         seen = f"keep_groups={self.keep_groups} with num_groups={self.num_groups}"
         check(self.keep_groups <= self.num_groups, "keep_groups", "must be at most num_groups", seen, "keep fewer")
         return self
-
-    @property
-    def causal(self) -> bool:
-        """False where a capacity lets a later token take an earlier one's place in an expert."""
-        return keeps_causality(self.capacity, self.k)
-
-    @property
-    def balances_itself(self) -> bool:
-        """It does not."""
-        return False
-
-    def edges_per_token(self, num_experts: int) -> float:
-        """k."""
-        return self.k
 
     def losses(self, num_experts: int) -> tuple[Loss, ...]:
         """The sequence loss, 0.0001 (V3); with softmax those of experts, devices and communication (V2)."""

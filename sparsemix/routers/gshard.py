@@ -41,15 +41,12 @@ class GShardRouterConfig:
     """How many tokens an expert takes, of each group of tokens; none: dropless. Mesh TensorFlow: groups of 1024,
     factors 1.25 and 2, at least 4, rounded down."""
 
+    balances_itself = False
+
     @property
     def causal(self) -> bool:
         """False where a capacity lets a later token take an earlier one's place in an expert."""
         return keeps_causality(self.capacity, 2)
-
-    @property
-    def balances_itself(self) -> bool:
-        """It does not."""
-        return False
 
     def edges_per_token(self, num_experts: int) -> float:
         """2, at most."""

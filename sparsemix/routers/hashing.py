@@ -10,16 +10,15 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from sparsemix.balance import Loss
 from sparsemix.checks import check, check_dim
 from sparsemix.config import config
-from sparsemix.routers.base import Stateless, valid_tokens, wide_dtype
+from sparsemix.routers.base import KExperts, SelfBalanced, Stateless, valid_tokens, wide_dtype
 from sparsemix.routers.select import check_k, token_choice
 from sparsemix.routing import Routing, TokenInfo, needed
 
 
 @config
-class HashRouterConfig:
+class HashRouterConfig(KExperts, SelfBalanced):
     """Each token id has its k experts, once and for all."""
 
     type: Literal["hash"] = "hash"
@@ -34,6 +33,8 @@ class HashRouterConfig:
     seed: int = 0
     """Of the random table."""
 
+    causal = True
+
     @model_validator(mode="after")
     def _frequencies_fit(self) -> HashRouterConfig:
         if self.frequencies is None:
@@ -44,24 +45,6 @@ class HashRouterConfig:
         check(seen == self.vocab_size, "frequencies", f"must be {self.vocab_size} numbers", seen, remedy)
         check(min(self.frequencies) >= 0, "frequencies", "must not be negative", min(self.frequencies))
         return self
-
-    @property
-    def causal(self) -> bool:
-        """A token's experts depend on its own id alone."""
-        return True
-
-    @property
-    def balances_itself(self) -> bool:
-        """As well as the table does; nothing is learned that could be balanced."""
-        return True
-
-    def edges_per_token(self, num_experts: int) -> float:
-        """k."""
-        return self.k
-
-    def losses(self, num_experts: int) -> tuple[Loss, ...]:
-        """None."""
-        return ()
 
     def build(self, dim: int, num_experts: int) -> HashRouter:
         """The router; it does not look at x."""

@@ -35,15 +35,12 @@ class HierarchicalRouterConfig:
     capacity: CapacityConfig | None = None
     """How many tokens an expert takes; none: dropless."""
 
+    balances_itself = False
+
     @property
     def causal(self) -> bool:
         """False where a capacity lets a later token take an earlier one's place in an expert."""
         return keeps_causality(self.capacity, self.k_groups * self.k)
-
-    @property
-    def balances_itself(self) -> bool:
-        """It does not."""
-        return False
 
     def edges_per_token(self, num_experts: int) -> float:
         """k_groups k."""

@@ -9,12 +9,13 @@ from pydantic import Field, model_validator
 from sparsemix.balance import GlobalEntropyLoss, LocalEntropyLoss, Loss
 from sparsemix.checks import check
 from sparsemix.config import config
-from sparsemix.routers.capacity import CapacityConfig, keeps_causality
-from sparsemix.routers.vmoe import VMoERouter, VMoERouterConfig
+from sparsemix.routers.base import KExperts
+from sparsemix.routers.capacity import CapacityConfig, Limited
+from sparsemix.routers.vmoe import VMoERouter, vmoe_losses
 
 
 @config
-class LIMoERouterConfig:
+class LIMoERouterConfig(KExperts, Limited):
     """Each token of any modality goes to its one best expert, by V-MoE's gate; entropy losses look at modalities.
 
     Source: LIMoE (2206.02770).
@@ -30,6 +31,9 @@ class LIMoERouterConfig:
     capacity: CapacityConfig | None = CapacityConfig(factor=1.05, factor_eval=1.05, multiple_of=4, priority="token")
     """How many tokens an expert takes, the surest served first; none: dropless."""
 
+    k = 1
+    balances_itself = False
+
     @model_validator(mode="after")
     def _local_modalities_exist(self) -> LIMoERouterConfig:
         last = len(self.min_experts) - 1
@@ -37,24 +41,10 @@ class LIMoERouterConfig:
         check(exist, "local", f"modalities must be in 0..{last}", self.local, "give each a min_experts")
         return self
 
-    @property
-    def causal(self) -> bool:
-        """False where a surer later token takes an earlier one's place in an expert."""
-        return keeps_causality(self.capacity, 1)
-
-    @property
-    def balances_itself(self) -> bool:
-        """It does not."""
-        return False
-
-    def edges_per_token(self, num_experts: int) -> float:
-        """1."""
-        return 1
-
     def losses(self, num_experts: int) -> tuple[Loss, ...]:
         """V-MoE's, 0.005 each, and the entropies of modalities, 0.04 each."""
         return (
-            *self._without_modalities().losses(num_experts),
+            *vmoe_losses(self.noise_std),
             *(LocalEntropyLoss(modality=m, weight=0.04) for m in self.local),
             *(GlobalEntropyLoss(modality=m, min_experts=s, weight=0.04) for m, s in enumerate(self.min_experts)),
         )
@@ -63,7 +53,4 @@ class LIMoERouterConfig:
         """V-MoE's router over x of width `dim`."""
         most = max(self.min_experts)
         check(most <= num_experts, "min_experts", f"must be at most the {num_experts} experts", most, "lower it")
-        return self._without_modalities().build(dim, num_experts)
-
-    def _without_modalities(self) -> VMoERouterConfig:
-        return VMoERouterConfig(k=1, noise_std=self.noise_std, capacity=self.capacity)
+        return VMoERouter(self, dim, num_experts)

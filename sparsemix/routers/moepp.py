@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from sparsemix.balance import CostLoss, Loss
 from sparsemix.checks import check, check_dim
 from sparsemix.config import config
-from sparsemix.routers.base import Stateless, wide_dtype
-from sparsemix.routers.capacity import CapacityConfig, keeps_causality, limited
+from sparsemix.routers.base import KExperts, Stateless, wide_dtype
+from sparsemix.routers.capacity import CapacityConfig, Limited, limited
 from sparsemix.routers.linear import LinearRouter
 from sparsemix.routers.score import check_not_constant, linear_scores, softmax_among
 from sparsemix.routers.select import best, check_k, keep, token_choice
@@ -20,7 +20,7 @@ from sparsemix.routing import Routing, TokenInfo
 
 
 @config
-class MoEPPRouterConfig:
+class MoEPPRouterConfig(KExperts, Limited):
     """Each token goes to its k best experts: FFNs first, then those that return 0, x, or x and a constant mixed."""
 
     type: Literal["moepp"] = "moepp"
@@ -41,21 +41,13 @@ class MoEPPRouterConfig:
     """How many tokens an expert takes, an FFN tau times what a cheap one does; none: dropless. The paper's formula
     leaves k out: `count_choices=False`."""
 
+    balances_itself = False
+
     @model_validator(mode="after")
     def _router_gets_gradient(self) -> MoEPPRouterConfig:
         seen, remedy = "k=1 with normalize=True", "use normalize=False, or k >= 2"
         check_not_constant(self.k == 1 and self.normalize, "k", seen, remedy)
         return self
-
-    @property
-    def causal(self) -> bool:
-        """False where a capacity lets a later token take an earlier one's place in an expert."""
-        return keeps_causality(self.capacity, self.k)
-
-    @property
-    def balances_itself(self) -> bool:
-        """It does not."""
-        return False
 
     @property
     def num_cheap(self) -> int:
@@ -74,10 +66,6 @@ class MoEPPRouterConfig:
     def sizes(self, num_experts: int) -> tuple[float, ...]:
         """Of capacities, relative to each other: tau for each FFN, 1 for each other."""
         return (self.tau,) * (num_experts - self.num_cheap) + (1.0,) * self.num_cheap
-
-    def edges_per_token(self, num_experts: int) -> float:
-        """k, cheap ones among them."""
-        return self.k
 
     def losses(self, num_experts: int) -> tuple[Loss, ...]:
         """Share of choices times mean probability, in which cheap experts weigh tau; 0.01."""

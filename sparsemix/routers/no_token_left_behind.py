@@ -28,6 +28,8 @@ class NoTokenLeftBehindRouterConfig:
     capacity: CapacityConfig = CapacityConfig(factor=1.25, factor_eval=2.0, count_choices=False)
     """How many tokens an expert takes."""
 
+    balances_itself = False
+
     @model_validator(mode="after")
     def _no_expert_for_a_token_that_has_one(self) -> NoTokenLeftBehindRouterConfig:
         check(
@@ -50,11 +52,6 @@ class NoTokenLeftBehindRouterConfig:
     def causal(self) -> bool:
         """False but for k=1 by position: a later token's first choice is served before an earlier one's second."""
         return keeps_causality(self.capacity, self.k)
-
-    @property
-    def balances_itself(self) -> bool:
-        """It does not: experts overflow less, and the tokens get worse ones."""
-        return False
 
     def edges_per_token(self, num_experts: int) -> float:
         """1, however many are asked."""

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from sparsemix.balance import ImportanceLoss, LoadLoss, Loss
 from sparsemix.config import config
-from sparsemix.routers.base import Stateless, wide_dtype
-from sparsemix.routers.capacity import CapacityConfig, keeps_causality, limited
+from sparsemix.routers.base import KExperts, Stateless, wide_dtype
+from sparsemix.routers.capacity import CapacityConfig, Limited, limited
 from sparsemix.routers.linear import LinearRouter
 from sparsemix.routers.score import linear_scores
 from sparsemix.routers.select import best, check_k, selection_probability, token_choice
@@ -20,7 +20,7 @@ from sparsemix.routing import Routing, TokenInfo
 
 
 @config
-class NoisyTopKRouterConfig:
+class NoisyTopKRouterConfig(KExperts, Limited):
     """Each token goes to the k experts with the best noisy logits, weighted by softmax over these."""
 
     type: Literal["noisy_topk"] = "noisy_topk"
@@ -31,19 +31,7 @@ class NoisyTopKRouterConfig:
     capacity: CapacityConfig | None = None
     """How many tokens an expert takes; none: dropless."""
 
-    @property
-    def causal(self) -> bool:
-        """False where a capacity lets a later token take an earlier one's place in an expert."""
-        return keeps_causality(self.capacity, self.k)
-
-    @property
-    def balances_itself(self) -> bool:
-        """It does not."""
-        return False
-
-    def edges_per_token(self, num_experts: int) -> float:
-        """k."""
-        return self.k
+    balances_itself = False
 
     def losses(self, num_experts: int) -> tuple[Loss, ...]:
         """Importance and load, 0.1 each."""

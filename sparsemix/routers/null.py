@@ -10,7 +10,7 @@ from torch import Tensor
 from sparsemix.balance import Loss, NullLoss
 from sparsemix.checks import check
 from sparsemix.config import config
-from sparsemix.routers.base import Stateless
+from sparsemix.routers.base import KExperts, Stateless
 from sparsemix.routers.linear import LinearRouter
 from sparsemix.routers.score import softmax_among
 from sparsemix.routers.select import best, check_k, keep, token_choice
@@ -18,7 +18,7 @@ from sparsemix.routing import Routing, TokenInfo
 
 
 @config
-class NullRouterConfig:
+class NullRouterConfig(KExperts):
     """Each token goes to the true ones among its k best experts, of which the last few are null."""
 
     type: Literal["null"] = "null"
@@ -27,24 +27,13 @@ class NullRouterConfig:
     num_null: int = Field(1, ge=1)
     """How many experts, the last ones, are null: put `ZeroExpertsConfig` there."""
 
-    @property
-    def causal(self) -> bool:
-        """True."""
-        return True
-
-    @property
-    def balances_itself(self) -> bool:
-        """It does not."""
-        return False
+    causal = True
+    balances_itself = False
 
     @property
     def last_experts(self) -> tuple[str, ...]:
         """Kinds of the experts that must be placed last."""
         return ("zero",) * self.num_null
-
-    def edges_per_token(self, num_experts: int) -> float:
-        """k: of an even load, the null experts have their share like others."""
-        return self.k
 
     def losses(self, num_experts: int) -> tuple[Loss, ...]:
         """The switch loss to which all null experts are alike, 0.01."""

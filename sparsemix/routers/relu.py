@@ -11,14 +11,14 @@ from torch import Tensor
 from sparsemix.balance import Loss
 from sparsemix.balance.batch import combine_weight, num_tokens
 from sparsemix.config import config
-from sparsemix.routers.base import wide_dtype
+from sparsemix.routers.base import KExperts, wide_dtype
 from sparsemix.routers.linear import LinearRouter
 from sparsemix.routers.select import check_k, ragged_choice
 from sparsemix.routing import Routing, TokenInfo, load, num_valid_tokens
 
 
 @config
-class ReLURouterConfig:
+class ReLURouterConfig(KExperts):
     """Each token goes to every expert with a positive logit, which is the weight."""
 
     type: Literal["relu"] = "relu"
@@ -29,19 +29,8 @@ class ReLURouterConfig:
     growth: float = Field(1.2, gt=1)
     """What the coefficient is multiplied with, or divided by, once an optimiser step."""
 
-    @property
-    def causal(self) -> bool:
-        """True."""
-        return True
-
-    @property
-    def balances_itself(self) -> bool:
-        """It does not: its penalty, which also balances, is `Routing.loss`."""
-        return False
-
-    def edges_per_token(self, num_experts: int) -> float:
-        """k, once the penalty has done its work."""
-        return self.k
+    causal = True
+    balances_itself = False  # its penalty, which also balances, is `Routing.loss`
 
     def losses(self, num_experts: int) -> tuple[Loss, ...]:
         """None beside `Routing.loss`."""

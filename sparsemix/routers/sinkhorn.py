@@ -8,10 +8,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from sparsemix.balance import Loss
 from sparsemix.config import config
 from sparsemix.routers.assignment import evened
-from sparsemix.routers.base import Stateless, valid_tokens
+from sparsemix.routers.base import KExperts, SelfBalanced, Stateless, valid_tokens
 from sparsemix.routers.linear import LinearRouter
 from sparsemix.routers.score import gate_distribution, gate_scores
 from sparsemix.routers.select import best, check_k, token_choice
@@ -19,7 +18,7 @@ from sparsemix.routing import Routing, TokenInfo
 
 
 @config
-class SinkhornRouterConfig:
+class SinkhornRouterConfig(KExperts, SelfBalanced):
     """Each token goes to k experts: in training by a plan that loads all nearly alike, in evaluation to its best."""
 
     type: Literal["sinkhorn"] = "sinkhorn"
@@ -30,23 +29,7 @@ class SinkhornRouterConfig:
     max_rounds: int = Field(100, ge=1)
     """It is taken as it is after so many rounds; logits far apart settle slowly."""
 
-    @property
-    def causal(self) -> bool:
-        """False: in training, the plan depends on later tokens."""
-        return False
-
-    @property
-    def balances_itself(self) -> bool:
-        """In training experts are loaded nearly alike."""
-        return True
-
-    def edges_per_token(self, num_experts: int) -> float:
-        """k."""
-        return self.k
-
-    def losses(self, num_experts: int) -> tuple[Loss, ...]:
-        """None."""
-        return ()
+    causal = False  # in training, the plan depends on later tokens
 
     def build(self, dim: int, num_experts: int) -> SinkhornRouter:
         """The router over x of width `dim`."""

@@ -31,15 +31,12 @@ class SwitchRouterConfig:
     """Multiply the router's input by 1 +- jitter, as the released code, or add that to the logits, as the paper's
     pseudo-code."""
 
+    balances_itself = False
+
     @property
     def causal(self) -> bool:
         """False where a capacity by probability lets a later token take an earlier one's place."""
         return keeps_causality(self.capacity, 1)
-
-    @property
-    def balances_itself(self) -> bool:
-        """It does not."""
-        return False
 
     def edges_per_token(self, num_experts: int) -> float:
         """1."""

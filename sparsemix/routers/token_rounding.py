@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sparsemix.balance import USUAL, Loss
 from sparsemix.config import config
-from sparsemix.routers.base import Stateless
+from sparsemix.routers.base import KExperts, Stateless
 from sparsemix.routers.capacity import Rounding
 from sparsemix.routers.groups import taken, whole_batch
 from sparsemix.routers.linear import LinearRouter
@@ -20,7 +20,7 @@ from sparsemix.routing import Routing, TokenInfo
 
 
 @config
-class TokenRoundingRouterConfig:
+class TokenRoundingRouterConfig(KExperts):
     """Each token goes to its k best experts, but for what it takes to make loads multiples of a tile."""
 
     type: Literal["token_rounding"] = "token_rounding"
@@ -33,24 +33,13 @@ class TokenRoundingRouterConfig:
     rounding: Rounding = "nearest"
     """To a whole number of tiles; nearest: a half to the even number."""
 
+    causal = False  # in training, later tokens compete for the same places
+    balances_itself = False
+
     @model_validator(mode="after")
     def _router_gets_gradient(self) -> TokenRoundingRouterConfig:
         check_gradient(self.k, "softmax_topk", self.normalize)
         return self
-
-    @property
-    def causal(self) -> bool:
-        """False: in training, later tokens compete for the same places."""
-        return False
-
-    @property
-    def balances_itself(self) -> bool:
-        """It does not."""
-        return False
-
-    def edges_per_token(self, num_experts: int) -> float:
-        """k, before rounding."""
-        return self.k
 
     def losses(self, num_experts: int) -> tuple[Loss, ...]:
         """Switch and z-loss, as for the top-k router that it is in evaluation."""

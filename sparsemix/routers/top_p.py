@@ -32,21 +32,14 @@ class TopPRouterConfig:
     """Experts a token after training, for counts of active parameters and FLOPs only: the data decide (the paper's
     model: 1.76)."""
 
+    causal = True
+    balances_itself = False
+
     @model_validator(mode="after")
     def _router_gets_gradient(self) -> TopPRouterConfig:
         seen, remedy = "max_k=1 with normalize=True", "use normalize=False, or max_k >= 2"
         check_not_constant(self.max_k == 1 and self.normalize, "max_k", seen, remedy)
         return self
-
-    @property
-    def causal(self) -> bool:
-        """True."""
-        return True
-
-    @property
-    def balances_itself(self) -> bool:
-        """It does not."""
-        return False
 
     def edges_per_token(self, num_experts: int) -> float:
         """`mean_k`, or what there can be at most."""

@@ -10,7 +10,8 @@ from torch import Tensor
 from sparsemix.balance import USUAL, Loss, SequenceLoss
 from sparsemix.checks import check
 from sparsemix.config import config
-from sparsemix.routers.capacity import CapacityConfig, keeps_causality, limited
+from sparsemix.routers.base import KExperts
+from sparsemix.routers.capacity import CapacityConfig, Limited, limited
 from sparsemix.routers.linear import LinearRouter
 from sparsemix.routers.score import Gate, check_gradient
 from sparsemix.routers.select import check_k, gated_choice
@@ -19,7 +20,7 @@ from sparsemix.routing import Routing, TokenInfo
 
 
 @config
-class TopKRouterConfig:
+class TopKRouterConfig(KExperts, Limited):
     """Each token goes to its k best experts."""
 
     type: Literal["topk"] = "topk"
@@ -35,6 +36,8 @@ class TopKRouterConfig:
     """A bias that takes part in the selection only, and follows the load (auxiliary-loss-free balancing)."""
     capacity: CapacityConfig | None = None
     """How many tokens an expert takes; none: dropless."""
+
+    balances_itself = False
 
     @model_validator(mode="after")
     def _router_gets_gradient(self) -> TopKRouterConfig:
@@ -52,20 +55,6 @@ class TopKRouterConfig:
             "use 'additive', or another gate",
         )
         return self
-
-    @property
-    def causal(self) -> bool:
-        """False where a capacity lets a later token take an earlier one's place in an expert."""
-        return keeps_causality(self.capacity, self.k)
-
-    @property
-    def balances_itself(self) -> bool:
-        """It does not."""
-        return False
-
-    def edges_per_token(self, num_experts: int) -> float:
-        """k."""
-        return self.k
 
     def losses(self, num_experts: int) -> tuple[Loss, ...]:
         """Switch and z-loss; beside a selection bias the sequence loss alone (DeepSeek-V3)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from pydantic import Field
@@ -10,15 +10,15 @@ from torch import Tensor
 
 from sparsemix.balance import ImportanceLoss, LoadLoss, Loss
 from sparsemix.config import config
-from sparsemix.routers.base import Stateless
-from sparsemix.routers.capacity import CapacityConfig, keeps_causality, limited
+from sparsemix.routers.base import KExperts, Stateless
+from sparsemix.routers.capacity import CapacityConfig, Limited, limited
 from sparsemix.routers.linear import LinearRouter
 from sparsemix.routers.select import best, check_k, token_choice
 from sparsemix.routing import Routing, TokenInfo
 
 
 @config
-class VMoERouterConfig:
+class VMoERouterConfig(KExperts, Limited):
     """Each token goes to the k experts with the largest softmax of noisy logits, weighted by it as it is."""
 
     type: Literal["vmoe"] = "vmoe"
@@ -29,28 +29,34 @@ class VMoERouterConfig:
     capacity: CapacityConfig | None = CapacityConfig(factor=1.05, factor_eval=1.05, multiple_of=4)
     """How many tokens an expert takes; none: dropless. priority='token' is batch prioritised routing."""
 
-    @property
-    def causal(self) -> bool:
-        """False where a capacity lets a later token take an earlier one's place in an expert."""
-        return keeps_causality(self.capacity, self.k)
-
-    @property
-    def balances_itself(self) -> bool:
-        """It does not."""
-        return False
-
-    def edges_per_token(self, num_experts: int) -> float:
-        """k."""
-        return self.k
+    balances_itself = False
 
     def losses(self, num_experts: int) -> tuple[Loss, ...]:
-        """Importance and, since without noise there is no chance of selection, with noise load, 0.005 each."""
-        importance = ImportanceLoss(weight=0.005, form="probs")
-        return (importance, LoadLoss(weight=0.005)) if self.noise_std else (importance,)
+        """`vmoe_losses`."""
+        return vmoe_losses(self.noise_std)
 
     def build(self, dim: int, num_experts: int) -> VMoERouter:
         """The router over x of width `dim`."""
         return VMoERouter(self, dim, num_experts)
+
+
+def vmoe_losses(noise_std: float) -> tuple[Loss, ...]:
+    """Importance and, since without noise there is no chance of selection, with noise load, 0.005 each."""
+    importance = ImportanceLoss(weight=0.005, form="probs")
+    return (importance, LoadLoss(weight=0.005)) if noise_std else (importance,)
+
+
+class GateConfig(Protocol):
+    """What V-MoE's gate is told; its own config is one, LIMoE's another."""
+
+    @property
+    def k(self) -> int: ...
+    @property
+    def noise_std(self) -> float: ...
+    @property
+    def capacity(self) -> CapacityConfig | None: ...
+    @property
+    def causal(self) -> bool: ...
 
 
 class VMoERouter(Stateless, LinearRouter):
@@ -59,7 +65,7 @@ class VMoERouter(Stateless, LinearRouter):
     Source: V-MoE (2106.05974) and its released code.
     """
 
-    def __init__(self, config: VMoERouterConfig, dim: int, num_experts: int) -> None:
+    def __init__(self, config: GateConfig, dim: int, num_experts: int) -> None:
         check_k(config.k, num_experts)
         super().__init__(dim, num_experts)
         self.config, self.causal = config, config.causal

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from references import activation, sigmoid, softmax
+from references import activation, clamped, sigmoid
 from torch import Tensor
 
 Function = Callable[[Tensor], Tensor]
@@ -36,14 +36,7 @@ def clamped_glu(
     down_bias: Tensor | float = 0.0,
 ) -> Tensor:
     gate_F, up_F = (gate_up_GD @ x_D + up_bias).chunk(2)
-    gate_F = torch.where(gate_F > limit, limit, gate_F)
-    up_F = torch.where(up_F > limit, limit, torch.where(up_F < -limit, -limit, up_F))
-    return down_DF @ (gate_F * sigmoid(alpha * gate_F) * (up_F + 1)) + down_bias
-
-
-def constant(x_D: Tensor, share_2D: Tensor, constant_D: Tensor) -> Tensor:
-    a, b = softmax(share_2D @ x_D)
-    return a * x_D + b * constant_D
+    return down_DF @ clamped(gate_F, up_F, limit, alpha) + down_bias
 
 
 def lstm(x_SD: Tensor, w_GD: Tensor, u_GH: Tensor, w_bias: Tensor, u_bias: Tensor, output_DH: Tensor) -> Tensor:

@@ -163,15 +163,6 @@ def test_parts_must_be_as_many_experts_as_the_layer_has():
         MoEConfig(num_experts=3, experts=config).build(DIM)
 
 
-@pytest.fixture
-def compiler():
-    """Memory that is not NaN: the compiler refuses to trace the switch that makes it so."""
-    torch.compiler.reset()
-    torch.use_deterministic_algorithms(False)
-    yield
-    torch.compiler.reset()
-
-
 @pytest.mark.usefixtures("compiler")
 @pytest.mark.filterwarnings("ignore:.*Function'> should not be instantiated")  # PyTorch's own, of any it compiles
 def test_a_layer_of_many_kinds_compiles_whole_and_is_what_it_was():

@@ -64,7 +64,7 @@ def function_of(config, experts, e):
         case "copy":
             return lambda x: x
         case "constant":
-            return partial(loops.constant, share_2D=own[0], constant_D=own[1][0])
+            return partial(references.experts.constant, gate_2D=own[0], value_D=own[1][0])
         case "clamped_glu":
             return lambda x: loops.clamped_glu(x, *own[:2], config.limit, config.alpha, *own[2:])
         case "glu" if config.bias:

@@ -28,13 +28,7 @@ ROUTERS = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def fresh_compiler():
-    """And memory that is not NaN: the compiler refuses to trace the switch that makes it so."""
-    torch.compiler.reset()
-    torch.use_deterministic_algorithms(False)
-    yield
-    torch.compiler.reset()
+pytestmark = pytest.mark.usefixtures("compiler")
 
 
 def run(layer, x_TD, info=None):

@@ -6,14 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from cases import ACTIVATIONS, same
-from cpp_cases import SIZES, activation_of, dispatch_of_size, run, tensors
+from cpp_cases import SIZES, activation_of, dispatch_of_size, needs_a_compiler, run, tensors
 
 from sparsemix import Routing, sort_by_expert
 from sparsemix.kernels import ExpertWeights, Plain, cpp, cpu, expert_mlp, linear, rms_norm
 from sparsemix.kernels.cpp import library as built
 from sparsemix.kernels.weights import Needs
 
-pytestmark = pytest.mark.skipif(built.library().functions is None, reason=f"refused: {built.library().reason}")
+pytestmark = needs_a_compiler
 
 TARGETS = ["native"]
 if platform.machine() == "x86_64":

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from cpp_cases import needs_a_compiler
 
 from sparsemix.kernels import cpp
 from sparsemix.kernels.cpp import library as built
-
-needs_a_compiler = pytest.mark.skipif(built.library().functions is None, reason=f"refused: {built.library().reason}")
 
 HELLO = """
 import torch

@@ -2,13 +2,12 @@
 
 import pytest
 import torch
-from cpp_cases import activation_of, dispatch_of_size, tensors
+from cpp_cases import activation_of, dispatch_of_size, needs_a_compiler, tensors
 
 from sparsemix.kernels import Gated, cpp
-from sparsemix.kernels.cpp import library as built
 from sparsemix.kernels.weights import Needs
 
-pytestmark = pytest.mark.skipif(built.library().functions is None, reason=f"refused: {built.library().reason}")
+pytestmark = needs_a_compiler
 
 
 def bad(field, change):

@@ -7,12 +7,12 @@ import pytest
 import references
 import torch
 from cases import ACTIVATIONS, dispatch_of, edge_lists, gradients, numbers, same
+from cpp_cases import needs_a_compiler
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sparsemix import GLUExpertsConfig, MLPExpertsConfig, MoEConfig, TopKRouterConfig, sort_by_expert
 from sparsemix.kernels import ClampedGated, ExpertWeights, Gated, Plain, expert_mlp, gemm, layout, reference
-from sparsemix.kernels.cpp.library import library
 
 FORMS = ["gated", "plain", "biased"]
 INPUTS = ["x", "weight", "up", "down", "up_bias", "down_bias"]
@@ -108,7 +108,7 @@ def test_value_and_every_gradient_by_onednn(everything_to_onednn, case, dim, out
         compare_in_float32(case, dim, out, hidden, form, "silu", "cpu")
 
 
-@pytest.mark.skipif(not library().functions, reason="nothing could be compiled")
+@needs_a_compiler
 @settings(max_examples=150)
 @given(
     edge_lists(),

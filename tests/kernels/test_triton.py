@@ -31,6 +31,7 @@ from sparsemix.routing import sort_by_expert
 pytestmark = pytest.mark.skipif(not INTERPRETED, reason="Triton was imported without TRITON_INTERPRET=1")
 
 
+@pytest.mark.slow
 @settings(max_examples=24)
 @given(
     edge_lists(),

@@ -13,13 +13,7 @@ BROKEN = {"base", "batchwise", "expert_choice", "hash", "relu", "sinkhorn", "tok
 """Their edges, or what they check, depend on values: the graph breaks there."""
 
 
-@pytest.fixture(autouse=True)
-def compiler():
-    """Memory that is not NaN: the compiler refuses to trace the switch that makes it so."""
-    torch.compiler.reset()
-    torch.use_deterministic_algorithms(False)
-    yield
-    torch.compiler.reset()
+pytestmark = pytest.mark.usefixtures("compiler")
 
 
 def outcome(run, moe: MoE, x_TD: torch.Tensor) -> list[torch.Tensor]:
