@@ -12,7 +12,8 @@ EXTRAS = {
     "pyarrow": "data",
     "matplotlib": "plot",
     "tensorboard": "tensorboard",
-    "transformers": "bench",
+    "gguf": "gguf",
+    "transformers": "hf",
     "triton": "triton",
 }
 
