@@ -94,6 +94,14 @@ class RunFolder:
         """
         return from_json(kind, json.dumps(self._read("config", CONFIG)), str(self.path / CONFIG))
 
+    def part(self, name: str, kind: type[C]) -> C:
+        """One field of what was asked for, as a config of this kind.
+
+        Raises:
+            ValueError: config.json is damaged, or of a newer version.
+        """
+        return from_json(kind, json.dumps(self._read("config", CONFIG).get(name)), f"{self.path / CONFIG}: {name}")
+
     def facts(self) -> dict[str, Any]:
         """What run.json says.
 
