@@ -17,7 +17,6 @@ from sparsemix.models import (
     YarnConfig,
 )
 from sparsemix.routers import GroupLimitedRouterConfig, TopKRouterConfig
-from sparsemix.routers.selection_bias import SelectionBiasConfig
 from sparsemix.tensors import Held
 
 EXPERTS = GLUExpertsConfig(hidden=32)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeGuard
 
 from sparsemix.checks import check
 from sparsemix.experts import ClampedGLUExpertsConfig, GLUExpertsConfig
@@ -11,8 +11,7 @@ from sparsemix.layer import MoEConfig
 from sparsemix.models import AttentionConfig, DecoderConfig, LatentAttentionConfig
 from sparsemix.routers import GroupLimitedRouterConfig, TopKRouterConfig
 
-CLAMP = (7.0, 1.702)
-"""The limit and the steepness that llama.cpp's clamped experts have."""
+PLAIN = "must be glu with silu and without bias"
 
 
 def check_expressible(config: DecoderConfig, architecture: Architecture) -> None:
@@ -31,6 +30,10 @@ def _demand(condition: bool, field: str, rule: str, seen: Any, architecture: Arc
     check(condition, field, f"{rule} in llama.cpp's {architecture.name}", seen, "export to a Hugging Face folder")
 
 
+def _is_plain(kind: object) -> TypeGuard[GLUExpertsConfig]:
+    return isinstance(kind, GLUExpertsConfig) and kind.activation == "silu" and not kind.bias
+
+
 def _check_blocks(config: DecoderConfig, architecture: Architecture) -> None:
     _demand(config.depth is None, "depth", "no such thing", "one", architecture)
     first = config.num_layers - len(config.moe_layers)
@@ -40,9 +43,7 @@ def _check_blocks(config: DecoderConfig, architecture: Architecture) -> None:
     _demand(allowed, "moe", f"{rule} beside mixtures", f"dense blocks {dense}", architecture)
     _demand(not config.without_ffn, "without_ffn", "every block has one", config.without_ffn, architecture)
     if dense:
-        plain = config.ffn is not None and config.ffn.type == "glu"
-        plain = plain and config.ffn.activation == "silu" and not config.ffn.bias
-        _demand(plain, "ffn", "must be a glu with silu and without bias", config.ffn, architecture)
+        _demand(_is_plain(config.ffn), "ffn", PLAIN, config.ffn, architecture)
     if is_scaled(config) and architecture is not DEEPSEEK2:
         rule = "scales of embedding, residual, logits or attention are unknown"
         _demand(architecture.scaled, "model", rule, "one of them", architecture)
@@ -103,9 +104,9 @@ def _check_mixture(config: DecoderConfig, moe: MoEConfig, architecture: Architec
     kind, known = shared_kind(config), ", ".join(architecture.shared)
     _demand(kind in architecture.shared, "moe.shared", f"must be {known}", kind, architecture)
     if moe.shared is not None:
-        plain = isinstance(moe.shared, GLUExpertsConfig) and moe.shared.activation == "silu" and not moe.shared.bias
-        _demand(plain, "moe.shared", "must be a glu with silu and without bias", moe.shared, architecture)
+        _demand(_is_plain(moe.shared), "moe.shared", PLAIN, moe.shared, architecture)
         if architecture.dense_first:
+            assert isinstance(moe.experts, GLUExpertsConfig)
             rule = f"hidden must be a multiple of the experts' {moe.experts.hidden}"
             whole = moe.shared.hidden % moe.experts.hidden == 0
             _demand(whole, "moe.shared", rule, moe.shared.hidden, architecture)
@@ -117,12 +118,11 @@ def _check_experts(moe: MoEConfig, architecture: Architecture) -> None:
     experts = moe.experts
     if architecture is GPT_OSS:
         clamped = isinstance(experts, ClampedGLUExpertsConfig) and experts.bias
-        clamped = clamped and (experts.limit, experts.alpha) == CLAMP
+        clamped = clamped and (experts.limit, experts.alpha) == (7.0, 1.702)
         rule = "must be clamped_glu with bias, limit 7.0 and alpha 1.702"
         _demand(clamped, "moe.experts", rule, experts, architecture)
     else:
-        plain = isinstance(experts, GLUExpertsConfig) and experts.activation == "silu" and not experts.bias
-        _demand(plain, "moe.experts", "must be glu with silu and without bias", experts, architecture)
+        _demand(_is_plain(experts), "moe.experts", PLAIN, experts, architecture)
     _demand(moe.item_dims == 1, "moe.item_dims", "must be 1", moe.item_dims, architecture)
 
 

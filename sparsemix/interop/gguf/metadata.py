@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 
+from sparsemix.experts import ClampedGLUExpertsConfig, GLUExpertsConfig
 from sparsemix.interop.gguf.architecture import DEEPSEEK2, GPT_OSS, Architecture
 from sparsemix.models import DecoderConfig, LatentAttentionConfig, YarnConfig
 from sparsemix.routers import GroupLimitedRouterConfig, TopKRouterConfig
@@ -62,6 +63,7 @@ def _widths(config: DecoderConfig, architecture: Architecture) -> dict[str, Valu
     if moe is None:
         assert config.ffn is not None
         return {"feed_forward_length": config.ffn.hidden}
+    assert isinstance(moe.experts, GLUExpertsConfig | ClampedGLUExpertsConfig)
     found["feed_forward_length"] = moe.experts.hidden if config.ffn is None else config.ffn.hidden
     found["expert_feed_forward_length"] = moe.experts.hidden
     if architecture.dense_first:

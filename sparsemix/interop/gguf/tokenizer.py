@@ -13,11 +13,11 @@ import tokenizers
 from sparsemix.checks import check
 from sparsemix.data.tokenizer import END
 from sparsemix.interop.gguf.metadata import Value
-from sparsemix.interop.gguf.words import words_like
+from sparsemix.interop.gguf.words import merges, words_like
 
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
 NOTHING = [""]
-"""Merges of a tokenizer that has none: llama.cpp wants a list, which GGUF does not let be empty; this merges nothing."""
+"""Merges of a tokenizer without any: llama.cpp wants a list, which GGUF does not let be empty; this merges nothing."""
 
 
 def vocabulary(files: Sequence[Path], vocab_size: int) -> dict[str, Value]:
@@ -43,7 +43,7 @@ def vocabulary(files: Sequence[Path], vocab_size: int) -> dict[str, Value]:
         "tokenizer.ggml.pre": words_like(document, path),
         "tokenizer.ggml.tokens": tokens,
         "tokenizer.ggml.token_type": types,
-        "tokenizer.ggml.merges": _merges(document) or NOTHING,
+        "tokenizer.ggml.merges": [" ".join(pair) for pair in merges(document)] or NOTHING,
     }
     return found | _ends(named, model) | _chat(named)
 
@@ -75,12 +75,6 @@ def _tokens(model: tokenizers.Tokenizer, vocab_size: int) -> tuple[list[str], li
         special = index in added and added[index].special
         types[index] = CONTROL if special else USER_DEFINED if index in added else NORMAL
     return tokens, types
-
-
-def _merges(document: dict[str, Any]) -> list[str]:
-    """Older files have them as strings already."""
-    merges = document["model"]["merges"]
-    return [merge if isinstance(merge, str) else " ".join(merge) for merge in merges]
 
 
 def _ends(named: dict[str, Path], model: tokenizers.Tokenizer) -> dict[str, Value]:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from sparsemix.checks import check, require
-from sparsemix.files import PARTIAL, sync
+from sparsemix.files import PARTIAL, remove_empty, sync
 from sparsemix.interop.gguf.architecture import nearest
 from sparsemix.interop.gguf.expressible import check_expressible
 from sparsemix.interop.gguf.metadata import Value, metadata
@@ -83,7 +83,8 @@ def _add_tensors(gguf: Any, writer: Any, tensors: Derived, dtype: FileType) -> N
     writer.write_ti_data_to_file()
     for name in tensors.specs:
         numbers = tensors.read(name).to(torch.float32)
-        largest = float(numbers.abs().max())
+        low, high = numbers.aminmax()
+        largest = max(-low.item(), high.item())
         check(largest <= LARGEST[kinds[name].name], name, f"must fit {kinds[name].name}", largest, "use float32")
         writer.write_tensor_data(gguf.quants.quantize(numbers.contiguous().numpy(), kinds[name]))
 
@@ -99,12 +100,14 @@ def _kind(name: str, spec: Spec, dtype: FileType) -> str:
 def _new_file(path: Path) -> Iterator[Path]:
     """A file to fill; when the block ends it appears at `path`, durable, or not at all."""
     partial = path.with_name(path.name + PARTIAL)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    missing = [parent for parent in partial.parents if not parent.exists()]
+    partial.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield partial
         sync(partial)
         partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
+        remove_empty(missing)
         raise
     sync(path.parent)
