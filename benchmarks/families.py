@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import inspect
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -106,7 +107,7 @@ class Family(NamedTuple):
 
     @property
     def model(self) -> Any:
-        """The smallest model class that contains these experts: that of hidden states, of text alone if there is one."""
+        """The smallest model class that contains them: without a head, and of text alone if there is such a one."""
         if self.experts in MODELS:
             return getattr(self.module, MODELS[self.experts])
         names = [
@@ -139,6 +140,6 @@ def families() -> list[Family]:
 def _found(models: Path) -> Iterator[Family]:
     for path in sorted(models.glob("*/modeling_*.py")):
         lines = path.read_text(encoding="utf-8").splitlines()
-        for line, following in zip(lines, lines[1:]):
+        for line, following in pairwise(lines):
             if line.startswith("@use_experts_implementation"):
                 yield Family(path.parent.name, following.removeprefix("class ").partition("(")[0])

@@ -1,4 +1,4 @@
-"""A tiny twin of every family of transformers, by our back end and by transformers' own loop: the same, or how far off."""
+"""A tiny twin of every family of transformers by our back end and by its own loop: equal, or how far off."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from families import Family, families
 from harness import arguments, save
 from torch import Tensor, nn
 
+from sparsemix.checks import check
 from sparsemix.interop.transformers import forward, register
 from sparsemix.interop.transformers.gates import activation_of
 from sparsemix.kernels import Custom
@@ -61,17 +62,18 @@ def compare(family: Family) -> dict[str, Any]:
     register()
     torch.manual_seed(0)
     model = family.tiny()
+    mixtures = [module for module in model.modules() if type(module).__name__ == family.experts]
+    check(bool(mixtures), family.model.__name__, f"must have {family.experts}", "none")
     randomise(model, family)
-    with choices(model, family) as chosen:
+    with choices(mixtures) as chosen:
         theirs, ours = run(model, family, "eager"), run(model, family, "sparsemix")
-    experts = next(module for module in model.modules() if type(module).__name__ == family.experts)
     forward_error, gradient_error = relative(ours.y, theirs.y), worst(ours.gradients, theirs.gradients)
     return {
         "family": family.name,
         "experts": family.experts,
         "model": type(model).__name__,
-        **layout(experts),
-        "num_experts": experts.num_experts,
+        **layout(mixtures[0]),
+        "num_experts": mixtures[0].num_experts,
         "k": chosen[0].shape[1],
         "idle": all(IDLE not in index_TK for index_TK in chosen),
         "calls": ours.calls,
@@ -88,13 +90,13 @@ def compare(family: Family) -> dict[str, Any]:
 def randomise(model: nn.Module, family: Family) -> None:
     """Experts all random; everything else, biases that only choose too, moved from where it begins."""
     generator = torch.Generator().manual_seed(0)
-    for name, module in model.named_modules():
+    for module in model.modules():
         for own, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
             noise = torch.randn(tensor.shape, generator=generator)
             if type(module).__name__ == family.experts:
                 tensor.copy_(0.3 * noise)
-            elif isinstance(tensor, nn.Parameter) or "bias" in own:
-                tensor.add_(0.1 * noise) if tensor.is_floating_point() else None
+            elif tensor.is_floating_point() and (isinstance(tensor, nn.Parameter) or "bias" in own):
+                tensor.add_(0.1 * noise)
 
 
 def run(model: Any, family: Family, implementation: str) -> Run:
@@ -111,7 +113,7 @@ def run(model: Any, family: Family, implementation: str) -> Run:
 
 
 @contextmanager
-def choices(model: nn.Module, family: Family) -> Iterator[list[Tensor]]:
+def choices(mixtures: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
     """The experts chosen in each call, (T, K), after those who chose the idle one were given another."""
     chosen: list[Tensor] = []
 
@@ -122,8 +124,7 @@ def choices(model: nn.Module, family: Family) -> Iterator[list[Tensor]]:
         chosen.append(torch.where(index_TK == IDLE, free_TE.argmax(1, keepdim=True), index_TK))
         return x_TD, chosen[-1], weight_TK
 
-    found = [module for module in model.modules() if type(module).__name__ == family.experts]
-    handles = [module.register_forward_pre_hook(without_idle) for module in found]
+    handles = [module.register_forward_pre_hook(without_idle) for module in mixtures]
     yield chosen
     for handle in handles:
         handle.remove()
