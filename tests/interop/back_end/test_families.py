@@ -3,7 +3,6 @@
 import importlib
 
 import pytest
-import torch
 
 from benchmarks.families import families
 
