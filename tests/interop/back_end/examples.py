@@ -26,7 +26,7 @@ def experts_of(
 ) -> Any:
     """A module under transformers' decorator, with random float64 parameters, by our back end."""
 
-    def __init__(self, config):
+    def init(self, config):
         nn.Module.__init__(self)
         self.num_experts, self.act_fn = EXPERTS, ACT2FN[act]
         up, wide = ("gate_up_proj", 2 * HIDDEN) if gate else ("up_proj", HIDDEN)
@@ -38,7 +38,7 @@ def experts_of(
         if norm is not None:
             self.post_expert_norm = norm
 
-    made = type("MadeUpExperts", (nn.Module,), {"__init__": __init__, "forward": None, **(members or {})})
+    made = type("MadeUpExperts", (nn.Module,), {"__init__": init, "forward": None, **(members or {})})
     kinds = {"has_gate": gate, "has_bias": bias, "is_transposed": transposed, "has_post_expert_norm": norm is not None}
     decorated = use_experts_implementation(made, **kinds, **layout)
     return decorated(SimpleNamespace(_experts_implementation="sparsemix"))

@@ -10,8 +10,6 @@ FAMILIES = families()
 ONE_EXPERT_A_TOKEN = ("zaya",)
 """Whose config allows no more."""
 
-pytestmark = pytest.mark.skipif(not FAMILIES, reason="needs transformers")
-
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: f"{family.name}-{family.experts}")
 def test_a_twin_is_equal_forward_and_in_every_gradient(family):

@@ -4,12 +4,11 @@ import importlib.util
 
 import pytest
 import torch
+import transformers
 from cases import same
 from interop.back_end.examples import experts_of, tokens
 
 from sparsemix.interop.transformers import forward, register
-
-transformers = pytest.importorskip("transformers")
 
 
 def mixtral(**changes):
