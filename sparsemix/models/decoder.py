@@ -97,7 +97,7 @@ class DecoderConfig:
         """The blocks that have a window."""
         if self.window is None:
             return ()
-        return tuple(range(self.num_layers)) if self.window.layers is None else self.window.layers
+        return tuple(sorted({*(range(self.num_layers) if self.window.layers is None else self.window.layers)}))
 
     @property
     def depth_layers(self) -> tuple[int, ...]:
