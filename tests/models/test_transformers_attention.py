@@ -1,4 +1,4 @@
-"""Families whose attention is not plain: logits equal to transformers' with the same weights, whole and token by token."""
+"""Families whose attention is not plain: logits equal to those of transformers, whole and token by token."""
 
 import math
 
