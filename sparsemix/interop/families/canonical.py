@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from sparsemix.experts import ClampedGLUExpertsConfig, GLUExpertsConfig, MLPExpertsConfig
 from sparsemix.layer import MoEConfig
-from sparsemix.models import AttentionConfig, DecoderConfig, InitConfig, WindowConfig
+from sparsemix.models import AttentionConfig, DecoderConfig, InitConfig, WindowConfig, YarnConfig
 from sparsemix.routers import GroupLimitedRouterConfig, RouterConfig, SelectionBiasConfig, TopKRouterConfig
 
 E = TypeVar("E")
@@ -42,10 +42,13 @@ def _attention(config: DecoderConfig) -> object:
     attention = config.attention
     size = attention.head_size(config.dim)
     scale = size**-0.5 if attention.scale is None else attention.scale
+    rope = attention.rope_scaling
+    if isinstance(rope, YarnConfig):
+        rope = replace(rope, attention_factor=rope.scale)
     if isinstance(attention, AttentionConfig):
-        return replace(attention, head_dim=size, num_kv_heads=attention.kv_heads, scale=scale)
+        return replace(attention, head_dim=size, num_kv_heads=attention.kv_heads, scale=scale, rope_scaling=rope)
     norm_eps = config.norm_eps if attention.norm_eps is None else attention.norm_eps
-    return replace(attention, scale=scale, norm_eps=norm_eps)
+    return replace(attention, scale=scale, norm_eps=norm_eps, rope_scaling=rope)
 
 
 def _moe(moe: MoEConfig) -> MoEConfig:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from sparsemix.experts import GLUExpertsConfig
 from sparsemix.interop.families.keys import Keys
-from sparsemix.interop.families.rope import Rope, read_rope, rope_keys
+from sparsemix.interop.families.rope import Rope, rope_keys
 from sparsemix.interop.families.rules import Joined, Rule, Same, Stacked
 from sparsemix.models import AttentionConfig, DecoderConfig, WindowConfig
 from sparsemix.routers import TopKRouterConfig

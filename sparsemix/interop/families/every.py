@@ -5,15 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 from sparsemix.interop.families.canonical import canonical
+from sparsemix.interop.families.deepseek import DEEPSEEK_V2, DEEPSEEK_V3
 from sparsemix.interop.families.family import Family
+from sparsemix.interop.families.gpt_oss import GPT_OSS
+from sparsemix.interop.families.granitemoe import GRANITE_MOE
 from sparsemix.interop.families.keys import Keys
+from sparsemix.interop.families.llama import LLAMA, MISTRAL, QWEN2, QWEN3
 from sparsemix.interop.families.mixtral import MIXTRAL
 from sparsemix.interop.families.olmoe import OLMOE
 from sparsemix.interop.families.qwen2_moe import QWEN2_MOE
 from sparsemix.interop.families.qwen3_moe import QWEN3_MOE
 from sparsemix.models import DecoderConfig
 
-FAMILIES = {family.name: family for family in (MIXTRAL, QWEN2_MOE, QWEN3_MOE, OLMOE)}
+MIXTURES = (MIXTRAL, QWEN2_MOE, QWEN3_MOE, OLMOE, DEEPSEEK_V2, DEEPSEEK_V3, GPT_OSS, GRANITE_MOE)
+DENSE = (LLAMA, MISTRAL, QWEN2, QWEN3)
+FAMILIES = {family.name: family for family in MIXTURES + DENSE}
 """By `model_type`; where several can say a config, the first is taken."""
 
 

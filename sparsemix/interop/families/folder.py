@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -124,5 +124,5 @@ class _Shapes(NamedTuple):
         raise AssertionError(f"{name} is known by its shape alone")
 
 
-def _cut(tensors: list[Tensor], rule: Rule, index: int) -> Tensor:
+def _cut(tensors: Sequence[Tensor], rule: Rule, index: int) -> Tensor:
     return rule.cut(tensors[0], index)

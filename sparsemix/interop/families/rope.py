@@ -108,10 +108,11 @@ def _yarn_keys(yarn: YarnConfig, softmax_scale: float) -> dict[str, Any]:
         "original_max_position_embeddings": yarn.original_context,
         "beta_fast": yarn.beta_fast,
         "beta_slow": yarn.beta_slow,
-        "attention_factor": yarn.scale,
         "truncate": yarn.truncate,
     }
-    if softmax_scale != 1.0:
+    if yarn.attention_factor is not None:
+        keys["attention_factor"] = yarn.attention_factor
+    if yarn.factor > 1 and not math.isclose(softmax_scale, 1.0):
         # what it was made of had few digits, so that rounding finds it again
         keys["mscale_all_dim"] = round((math.sqrt(softmax_scale) - 1) / (0.1 * math.log(yarn.factor)), 9)
     return keys
