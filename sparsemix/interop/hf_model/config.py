@@ -39,7 +39,7 @@ class SparsemixConfig(PretrainedConfig):
     """
 
     model_type = MODEL_TYPE
-    keys_to_ignore_at_inference = ("past_key_values", "aux_loss", "routings")
+    keys_to_ignore_at_inference = ["past_key_values", "aux_loss", "routings"]  # noqa: RUF012
 
     def __init__(
         self,

@@ -43,6 +43,7 @@ class SparsemixForCausalLM(PreTrainedModel, GenerationMixin):
         if not self.model.norm.weight.is_meta:
             for module in self.model.modules():  # initialised already, and not as transformers would
                 module._is_hf_initialized = True  # type: ignore[assignment]
+        self.register_load_state_dict_pre_hook(_take_saved_names)
         self.post_init()
         if self.model.config.depth is not None:
             self.generation_config.use_cache = False
@@ -182,6 +183,13 @@ class SparsemixForCausalLM(PreTrainedModel, GenerationMixin):
         if use_cache is None:
             return self.config.use_cache and not self.training and self.model.config.depth is None
         return use_cache
+
+
+def _take_saved_names(model: nn.Module, state_dict: dict[str, Tensor], prefix: str, *others: Any) -> None:
+    """Trainer resumes with `load_state_dict` of what was saved, whose names are the decoder's own."""
+    inner = f"{prefix}{SparsemixForCausalLM.base_model_prefix}."
+    for name in [name for name in state_dict if name.startswith(prefix) and not name.startswith(inner)]:
+        state_dict[inner + name.removeprefix(prefix)] = state_dict.pop(name)
 
 
 def _check_unsupported(input_ids: Tensor | None, others: Mapping[str, Any]) -> None:
