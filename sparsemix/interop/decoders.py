@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -43,7 +44,9 @@ def build(model: StoredModel, device: torch.device | str = "cpu", dtype: torch.d
         ValueError: a tensor is missing, extra, or of another shape than the config says.
     """
     decoder = _empty(model.config, model_dtype(model) if dtype is None else dtype)
-    check_tensors(model.tensors.specs, {name: spec_of(tensor) for name, tensor in decoder.state_dict().items()}, "model")
+    check_tensors(
+        model.tensors.specs, {name: spec_of(tensor) for name, tensor in decoder.state_dict().items()}, "model"
+    )
     decoder.to_empty(device=device)
     for name, tensor in decoder.state_dict().items():
         tensor.copy_(model.tensors.read(name))
@@ -56,5 +59,5 @@ def _empty(config: DecoderConfig, dtype: torch.dtype) -> Decoder:
         return config.build().to(dtype)
 
 
-def _cast(tensors: list[Tensor], dtype: torch.dtype) -> Tensor:
+def _cast(tensors: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
     return tensors[0].to(dtype)

@@ -34,6 +34,10 @@ def _is_plain(kind: object) -> TypeGuard[GLUExpertsConfig]:
     return isinstance(kind, GLUExpertsConfig) and kind.activation == "silu" and not kind.bias
 
 
+def _is_clamped(kind: object) -> bool:
+    return isinstance(kind, ClampedGLUExpertsConfig) and kind.bias and (kind.limit, kind.alpha) == (7.0, 1.702)
+
+
 def _check_blocks(config: DecoderConfig, architecture: Architecture) -> None:
     _demand(config.depth is None, "depth", "no such thing", "one", architecture)
     first = config.num_layers - len(config.moe_layers)
@@ -117,10 +121,8 @@ def _check_mixture(config: DecoderConfig, moe: MoEConfig, architecture: Architec
 def _check_experts(moe: MoEConfig, architecture: Architecture) -> None:
     experts = moe.experts
     if architecture is GPT_OSS:
-        clamped = isinstance(experts, ClampedGLUExpertsConfig) and experts.bias
-        clamped = clamped and (experts.limit, experts.alpha) == (7.0, 1.702)
         rule = "must be clamped_glu with bias, limit 7.0 and alpha 1.702"
-        _demand(clamped, "moe.experts", rule, experts, architecture)
+        _demand(_is_clamped(experts), "moe.experts", rule, experts, architecture)
     else:
         _demand(_is_plain(experts), "moe.experts", PLAIN, experts, architecture)
     _demand(moe.item_dims == 1, "moe.item_dims", "must be 1", moe.item_dims, architecture)
