@@ -49,9 +49,7 @@ def attend(
     return mixed[..., :size]
 
 
-def _with_sink(
-    query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask, scale: float, sink_H: Tensor
-) -> Tensor:
+def _with_sink(query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask, scale: float, sink_H: Tensor) -> Tensor:
     """The sink as a first key: no value, and a logit that stands in a dimension of their own of queries and this key.
 
     It is the query that holds the logit, since heads share keys. A causal mask counts as many queries as keys: then a
@@ -68,9 +66,7 @@ def _with_sink(
     return mixed[:, :, before:, :size]
 
 
-def _one_query(
-    query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask, scale: float, sink_H: Tensor
-) -> Tensor:
+def _one_query(query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask, scale: float, sink_H: Tensor) -> Tensor:
     """Written out, since the scores of one query are few, and the keys so far stay where they are."""
     of_key = query.shape[1] // key.shape[1]
     scores = query.reshape(*key.shape[:2], of_key, -1) @ key.mT * scale
