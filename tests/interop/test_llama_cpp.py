@@ -1,5 +1,6 @@
 """llama.cpp computes what our decoder does: built by `make test-slow`, it runs GGUF files in a process of its own."""
 
+import dataclasses
 import json
 import random
 import subprocess
@@ -22,7 +23,8 @@ from sparsemix.train import load_run, train
 
 pytestmark = [pytest.mark.slow, pytest.mark.llama_cpp]
 
-PYTHON = Path(__file__).parents[2] / ".venv-llama" / "bin" / "python"
+ROOT = Path(__file__).parents[2]
+PYTHON = ROOT / ".venv-llama" / "bin" / "python"
 CHILD = Path(__file__).with_name("llama_cpp_child.py")
 TEXTS = (
     "Hello, world! It's 2024, isn't it? I'LL say'D so",
@@ -72,11 +74,12 @@ def test_every_architecture_gives_our_logits_and_greedy_tokens(name, tmp_path):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """The demo's model after some steps, its tokenizer, and texts that it has not seen."""
+    """The demo's model after some steps on our own code: the run, and the model as it is stored."""
     if not PYTHON.exists():
         pytest.skip("needs llama.cpp; run: make test-slow")
     folder = tmp_path_factory.mktemp("trained") / "run"
-    train(TRAINING.__class__(**vars(TRAINING) | {"steps": 60, "evaluate_every": 60}), folder)
+    data = dataclasses.replace(TRAINING.data, sources=(str(ROOT / "sparsemix"),))
+    train(dataclasses.replace(TRAINING, data=data, steps=60, evaluate_every=60), folder)
     run = load_run(folder)
     tokenizer = folder / "tokenizer.json"
     model = StoredModel(run.config.model, Held(run.model.state_dict()), "sparsemix", (tokenizer,))
@@ -93,12 +96,12 @@ def test_a_trained_model_continues_as_ours_does(trained, tmp_path, capsys):
     margins = []
     for prompt, one in zip(prompts, found["runs"]):
         margins.append(check_greedy(model, prompt, one, tolerance=1e-3))
-        assert generate(run.model, [prompt], max_new_tokens=50, temperature=0, stop=())[0] == one["tokens"]
+        assert generate(run.model, [prompt], max_new_tokens=50, temperature=0)[0] == one["tokens"]
     with capsys.disabled():
         print(f"\nllama.cpp continues {len(prompts)} prompts as we do; smallest top-2 margin {min(margins):.2g}")
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float16", 0.05), ("q8_0", 0.5)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float16", 0.01), ("q8_0", 0.1)])
 def test_narrow_types_load_and_decode_nearly_the_same(dtype, tolerance, trained, tmp_path):
     run, model = trained
     write_gguf(model, tmp_path / "model.gguf", dtype)
@@ -106,7 +109,7 @@ def test_narrow_types_load_and_decode_nearly_the_same(dtype, tolerance, trained,
     (found,) = ask(tmp_path / "model.gguf", prompts=[prompt], new_tokens=50)["runs"]
     assert len(found["tokens"]) == 50
     error = torch.tensor(found["logits"]) - logits_of(model, prompt)
-    assert error.std() < tolerance
+    assert error.abs().median() < tolerance  # not the largest: a token whose experts are nearly tied may change one
 
 
 def with_words(words) -> Tokenizer:
