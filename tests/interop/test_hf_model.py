@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, StaticC
 
 from sparsemix import DepthConfig, HashRouterConfig, SwitchLoss, TopPRouterConfig, balance_loss
 from sparsemix.inference import generate
-from sparsemix.interop.hf_model import SparsemixConfig, SparsemixForCausalLM, register
+from sparsemix.interop.hf_model import SparsemixForCausalLM, register
 from sparsemix.models import AttentionConfig
 
 register()
