@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -49,8 +49,3 @@ def _router(moe: MoEConfig, dim: int, layer: int, init: InitConfig, seed: int) -
         module = nn.ModuleDict({name: module})
     initialize(module, init, seed)
     return module.state_dict()
-
-
-def rows(recipe: Recipe, order: Sequence[int]) -> Recipe:
-    """The recipe of these rows of what another makes, some perhaps several times."""
-    return Recipe(recipe.inputs, lambda found: recipe.make(found)[list(order)])

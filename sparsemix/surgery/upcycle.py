@@ -17,7 +17,8 @@ from sparsemix.interop.stored import StoredModel
 from sparsemix.layer import MoEConfig
 from sparsemix.models import DecoderConfig
 from sparsemix.routers import RouterConfig, TopKRouterConfig
-from sparsemix.surgery.draws import new_router, normal_like, rows, stream
+from sparsemix.surgery.columns import take
+from sparsemix.surgery.draws import new_router, normal_like, stream
 from sparsemix.surgery.edit import Edited, Theory, check_dense, edited, ffn, router_dtype
 from sparsemix.surgery.gates import sums_to_one, usual_sum
 from sparsemix.surgery.shards import check_divides, cut_down, cut_up, dense_parts, halves, scaled, stacked_parts
@@ -100,7 +101,7 @@ def _router(config: DecoderConfig, layer: int, settings: UpcycleConfig, dtype: t
     if settings.num_shards == 1:
         return found
     order = [*range(settings.num_experts // settings.num_shards)] * settings.num_shards
-    return {name: rows(recipe, order) for name, recipe in found.items()}
+    return {name: take(recipe, order) for name, recipe in found.items()}
 
 
 def _experts(layer: int, kind: DenseConfig, settings: UpcycleConfig) -> Mapping[str, Recipe]:
