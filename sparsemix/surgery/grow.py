@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -16,10 +16,10 @@ from sparsemix.experts import DenseConfig
 from sparsemix.interop.stored import StoredModel
 from sparsemix.layer import MoEConfig
 from sparsemix.routers import GroupLimitedRouterConfig, RouterConfig, SelectionBiasConfig, TopKRouterConfig
-from sparsemix.surgery.columns import SELECTION_BIAS, reordered
 from sparsemix.surgery.draws import stream
 from sparsemix.surgery.edit import Edited, Theory, edited, ffn, mixture, router_dtype
 from sparsemix.surgery.gates import dropless, repeated
+from sparsemix.surgery.reorder import SELECTION_BIAS, reordered
 from sparsemix.surgery.shards import stacked_kind, stacked_parts
 from sparsemix.tensors import Recipe
 
@@ -123,7 +123,7 @@ def _dormant(
 
 def _experts(
     layer: int, kind: DenseConfig, order: Sequence[int], new: Sequence[int], settings: GrowConfig
-) -> Mapping[str, Recipe]:
+) -> dict[str, Recipe]:
     names = stacked_parts(kind)
     full = [ffn(layer) + name for name in (names if kind.bias else names[:2])]
     return {
@@ -134,8 +134,8 @@ def _experts(
 
 def _router(
     model: StoredModel, layer: int, order: Sequence[int], new: Sequence[int], settings: GrowConfig
-) -> Mapping[str, Recipe]:
-    found, prefix = dict(reordered(model, layer, order)), ffn(layer) + "router."
+) -> dict[str, Recipe]:
+    found, prefix = reordered(model, layer, order), ffn(layer) + "router."
     weight, bias = prefix + "weight_ED", prefix + SELECTION_BIAS
     found[weight] = Recipe((weight,), lambda one: _noised(one[0], order, new, settings.router_noise, weight, settings))
     if settings.begin == "dormant":

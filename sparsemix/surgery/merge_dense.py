@@ -105,11 +105,13 @@ def _mean(found: Sequence[Tensor]) -> Tensor:
     return (total / len(found)).to(found[0].dtype)
 
 
-def _experts(layer: int, kind: DenseConfig, num_models: int) -> Mapping[str, Recipe]:
+def _experts(layer: int, kind: DenseConfig, num_models: int) -> dict[str, Recipe]:
     pairs = [*zip(dense_parts(kind), stacked_parts(kind))][: 4 if kind.bias else 2]
     return {
-        ffn(layer) + stacked: Recipe(
-            tuple(f"{number}/{ffn(layer)}{dense}" for number in range(num_models)), torch.stack
-        )
+        ffn(layer) + stacked: Recipe(tuple(f"{number}/{ffn(layer)}{dense}" for number in range(num_models)), _stacked)
         for dense, stacked in pairs
     }
+
+
+def _stacked(found: Sequence[Tensor]) -> Tensor:
+    return torch.stack([*found])

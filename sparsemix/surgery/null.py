@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -88,7 +88,7 @@ def _theory(settings: AddNullConfig, usual: int, k: int) -> Theory:
     return Theory(True, f"{how} null experts, beside which true ones have the weights that they had")
 
 
-def _router(model: StoredModel, layer: int, biased: bool, settings: AddNullConfig) -> Mapping[str, Recipe]:
+def _router(model: StoredModel, layer: int, biased: bool, settings: AddNullConfig) -> dict[str, Recipe]:
     prefix, num_null, dtype = ffn(layer) + "router.", settings.num_null, router_dtype(model)
     weight, bias, norm = prefix + "weight_ED", prefix + "bias_E", f"blocks.{layer}.ffn_norm.weight"
     std = settings.router_std if settings.begin == "random" else 0.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 from pydantic import Field
@@ -10,9 +9,9 @@ from pydantic import Field
 from sparsemix.config import config
 from sparsemix.experts import DenseConfig
 from sparsemix.interop.stored import StoredModel
-from sparsemix.surgery.columns import reordered
 from sparsemix.surgery.edit import Edited, Theory, edited, ffn, mixture
 from sparsemix.surgery.gates import repeated
+from sparsemix.surgery.reorder import reordered
 from sparsemix.surgery.shards import check_divides, cut_down, cut_up, halves, scaled, stacked_kind, stacked_parts
 from sparsemix.tensors import Recipe
 
@@ -50,7 +49,7 @@ def split(model: StoredModel, settings: SplitConfig) -> Edited:
     return Edited(edited(model, replace(model.config, moe=new), recipes), Theory(to.doubt is None, why))
 
 
-def _experts(layer: int, kind: DenseConfig, shards: int, share: float) -> Mapping[str, Recipe]:
+def _experts(layer: int, kind: DenseConfig, shards: int, share: float) -> dict[str, Recipe]:
     """Expert e G + g is shard g of expert e; each has `share` of its weight."""
     names, sides = stacked_parts(kind), halves(kind)
     prefix = ffn(layer)

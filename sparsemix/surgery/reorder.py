@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from sparsemix.interop.stored import StoredModel
 from sparsemix.surgery.edit import ffn
@@ -22,7 +22,7 @@ def has_columns(name: str) -> bool:
     return name.rpartition("_")[2].startswith("E")
 
 
-def reordered(model: StoredModel, layer: int, order: Sequence[int], bias_share: float = 1.0) -> Mapping[str, Recipe]:
+def reordered(model: StoredModel, layer: int, order: Sequence[int], bias_share: float = 1.0) -> dict[str, Recipe]:
     """Recipes of a router whose columns are these of its old ones, selection biases multiplied by `bias_share`."""
     prefix = ffn(layer) + "router."
     found = {}
