@@ -149,13 +149,14 @@ def _facts(name: str, settings: Any, done: Operation) -> dict[str, Any]:
 
 def _shown(facts: dict[str, Any]) -> dict[str, Any]:
     change = facts["change"]
-    bits = change["bits_per_byte_after"] - change["bits_per_byte_before"]
+    before, after = change["bits_per_byte_before"], change["bits_per_byte_after"]
     return {
         "in theory": f"{'exact' if facts['exact'] else 'not exact'}: {facts['why']}",
         "measured": {
             "largest change of a logit": f"{change['max_abs_logit']:.3g}",
             "mean KL (nats a token)": f"{change['kl']:.3g}",
-            "bits per byte": f"{change['bits_per_byte_before']:.4f} to {change['bits_per_byte_after']:.4f} ({bits:+.4f})",
+            "bits per byte before": f"{before:.4f}",
+            "bits per byte after": f"{after:.4f} ({after - before:+.4f})",
         },
         **({"decided": facts["decisions"]} if facts["decisions"] else {}),
         "written": facts["written"],
