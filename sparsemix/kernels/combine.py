@@ -38,8 +38,8 @@ def gather_sum(y_ND: Tensor, dispatch: Dispatch, num_tokens: int) -> Tensor:
     return _sum(y_ND, dispatch.token_N, dispatch.slot_TK, num_tokens)
 
 
-def _sum(y_ND: Tensor, token_N: Tensor, slot_TK: Tensor | None, num_tokens: int) -> Tensor:
-    return _sum_ragged(y_ND, token_N, num_tokens) if slot_TK is None else _sum_slots(y_ND, slot_TK)
+def _sum(y_RD: Tensor, token_N: Tensor, slot_TK: Tensor | None, num_tokens: int) -> Tensor:
+    return _sum_ragged(y_RD, token_N, num_tokens) if slot_TK is None else _sum_slots(y_RD, slot_TK)
 
 
 def _sum_slots(y_ND: Tensor, slot_TK: Tensor) -> Tensor:

@@ -23,9 +23,7 @@ def constants(activation: Activation, hidden: int) -> dict[str, Any]:
 
 
 @triton.jit
-def gated_and_slopes(
-    gate, up, NAME: tl.constexpr, LIMIT: tl.constexpr, ALPHA: tl.constexpr, OFFSET: tl.constexpr
-):
+def gated_and_slopes(gate, up, NAME: tl.constexpr, LIMIT: tl.constexpr, ALPHA: tl.constexpr, OFFSET: tl.constexpr):
     """(value, derivative by gate, derivative by up)."""
     if NAME == "clamped":
         gate_inside = tl.where(gate <= LIMIT, 1.0, 0.0)
