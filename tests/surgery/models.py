@@ -83,3 +83,8 @@ def check_theory(before: StoredModel, after: Edited, exact: bool) -> None:
     assert after.theory.exact == exact, after.theory.why
     found = change(before, after)
     assert found < 1e-10 if exact else found > 1e-4, (found, after.theory.why)
+
+
+def kind_of(value: object) -> str:
+    """What a test of it is called."""
+    return getattr(value, "type", None) or str(value)
