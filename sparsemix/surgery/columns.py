@@ -53,6 +53,20 @@ def num_groups(router: RouterConfig) -> int:
     return router.num_groups if isinstance(router, GroupLimitedRouterConfig) else 1
 
 
+def check_keep(moe: MoEConfig, keep: int) -> None:
+    """Raise `ValueError` unless so many experts can be left, the same number in each group."""
+    check_count(moe, keep)
+    k, groups = getattr(moe.router, "k", 1), num_groups(moe.router)
+    check(keep >= k, "keep", f"must be at least the k={k} experts a token goes to", keep, "raise it")
+    check(keep % groups == 0, "keep", f"must be a multiple of the {groups} groups of experts", keep, "change it")
+
+
+def check_count(moe: MoEConfig, keep: int) -> None:
+    """Raise `ValueError` where there are fewer experts."""
+    rule = f"must be in 1..{moe.num_experts}, as many as there are"
+    check(1 <= keep <= moe.num_experts, "keep", rule, keep, "change it")
+
+
 def indifferent(router: RouterConfig) -> bool:
     """Whether the experts of a token and their weights are the same without an expert that it does not choose."""
     match router:

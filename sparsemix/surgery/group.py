@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sparsemix.checks import check, require
+from sparsemix.checks import check
 from sparsemix.surgery.outputs import all_outputs
 from sparsemix.surgery.walk import Step
 
@@ -76,20 +76,28 @@ def around_dominant(similarity_EE: Tensor, frequency: Sequence[float], keep: int
 
 
 def hierarchical(similarity_EE: Tensor, frequency: Sequence[float], keep: int) -> Groups:
-    """Clusters of least mean distance 1 - similarity, the two nearest joined until `keep` are left.
+    """Clusters in which the two of largest mean similarity are joined until `keep` are left.
 
     Source: HC-SMoE (2410.08589), average linkage.
     """
-    hierarchy = require("scipy.cluster.hierarchy", "to cluster experts")
-    distance_EE = (1 - similarity_EE).clamp(min=0).cpu()
-    above = torch.triu_indices(*distance_EE.shape, offset=1)
-    tree = hierarchy.linkage(distance_EE[above[0], above[1]].numpy(), "average")
-    labels = hierarchy.cut_tree(tree, n_clusters=keep)[:, 0].tolist()
-    clusters = [[expert for expert, one in enumerate(labels) if one == label] for label in range(keep)]
-    dominant = {max(cluster, key=lambda expert: frequency[expert]): cluster for cluster in clusters}
-    order = sorted(dominant)
-    owner = [next(group for group, d in enumerate(order) if e in dominant[d]) for e in range(len(frequency))]
-    return Groups(tuple(owner), tuple(order), tuple(frequency))
+    clusters = [[expert] for expert in range(len(frequency))]
+    while len(clusters) > keep:
+        first, second = _nearest(similarity_EE, clusters)
+        joined = sorted(clusters[first] + clusters[second])
+        clusters = [one for index, one in enumerate(clusters) if index not in (first, second)] + [joined]
+    by_dominant = sorted((max(cluster, key=lambda expert: frequency[expert]), cluster) for cluster in clusters)
+    group_of = {expert: group for group, (_, cluster) in enumerate(by_dominant) for expert in cluster}
+    owner = tuple(group_of[expert] for expert in range(len(frequency)))
+    return Groups(owner, tuple(dominant for dominant, _ in by_dominant), tuple(frequency))
+
+
+def _nearest(similarity_EE: Tensor, clusters: Sequence[Sequence[int]]) -> tuple[int, int]:
+    member_CE = torch.zeros(len(clusters), len(similarity_EE), dtype=similarity_EE.dtype, device=similarity_EE.device)
+    for index, cluster in enumerate(clusters):
+        member_CE[index, list(cluster)] = 1 / len(cluster)
+    mean_CC = (member_CE @ similarity_EE @ member_CE.T).fill_diagonal_(-torch.inf)
+    first, second = divmod(int(mean_CC.argmax()), len(clusters))
+    return first, second
 
 
 def _cosine(products_EE: Tensor) -> Tensor:

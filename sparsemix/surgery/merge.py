@@ -15,7 +15,7 @@ from sparsemix.config import config
 from sparsemix.experts import DenseConfig, TiedExpertsConfig
 from sparsemix.interop.stored import StoredModel
 from sparsemix.surgery.align import Stacks, aligned_order, averaged
-from sparsemix.surgery.columns import cuttable, kept_rows, num_groups
+from sparsemix.surgery.columns import check_count, check_keep, cuttable, kept_rows, num_groups
 from sparsemix.surgery.edit import Edited, Theory, edited, ffn, mixture
 from sparsemix.surgery.group import Groups, around_dominant, hierarchical, logit_similarity, output_similarity
 from sparsemix.surgery.prune import frequency
@@ -56,8 +56,9 @@ def merge_experts(model: StoredModel, settings: MergeConfig, text: Text) -> Edit
     """
     moe = mixture(model)
     stacked_kind(moe.experts, "merging")
-    rule, remedy = f"must be in 1..{moe.num_experts}, as many as there are", "lower it"
-    check(settings.keep <= moe.num_experts, "keep", rule, settings.keep, remedy)
+    check_count(moe, settings.keep)
+    if settings.columns == "drop":
+        _check_droppable(model, settings.keep)
     groups: dict[int, Groups] = {}
     alike = True
     for step in walk(model, text.batches):
@@ -85,7 +86,7 @@ def share_experts(
     keep = counts.pop()
     recipes: dict[str, Recipe] = {}
     if columns == "drop":
-        _check_droppable(model)
+        _check_droppable(model, keep)
         new = replace(moe, num_experts=keep)
         for layer, found in groups.items():
             recipes |= _merged(layer, kind, found, align, ffn(layer))
@@ -170,8 +171,9 @@ def _are_equal(step: Step, groups: Groups) -> bool:
     return all(bool((stack == stack[like]).all()) for stack in step.block.get_submodule("ffn.experts").parameters())
 
 
-def _check_droppable(model: StoredModel) -> None:
+def _check_droppable(model: StoredModel, keep: int) -> None:
     moe = cuttable(model, "dropping columns")
+    check_keep(moe, keep)
     groups, remedy = num_groups(moe.router), "use columns='share'"
     check(groups == 1, "columns", "must be shared where the router has groups of experts", groups, remedy)
 

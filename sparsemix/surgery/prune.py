@@ -15,7 +15,7 @@ from sparsemix.config import config
 from sparsemix.interop.stored import StoredModel
 from sparsemix.routers import RouterConfig
 from sparsemix.routing import load
-from sparsemix.surgery.columns import cuttable, indifferent, kept_rows, num_groups
+from sparsemix.surgery.columns import check_keep, cuttable, indifferent, kept_rows, num_groups
 from sparsemix.surgery.edit import Edited, Theory, edited
 from sparsemix.surgery.outputs import edge_norms
 from sparsemix.surgery.reconstruct import Reconstruction, exhaustive, greedy
@@ -110,12 +110,8 @@ def prune(model: StoredModel, settings: PruneConfig, text: Text) -> Edited:
         ValueError: the mixture is of a kind that cannot be pruned, or fewer experts would be left than a token goes to.
     """
     moe = cuttable(model, "pruning")
+    check_keep(moe, settings.keep)
     groups = num_groups(moe.router)
-    rule, remedy = f"must be in 1..{moe.num_experts}, as many as there are", "lower it"
-    check(settings.keep <= moe.num_experts, "keep", rule, settings.keep, remedy)
-    k = getattr(moe.router, "k", 1)
-    check(settings.keep >= k, "keep", f"must be at least the k={k} experts a token goes to", settings.keep, "raise it")
-    check(settings.keep % groups == 0, "keep", f"must be a multiple of the {groups} groups of experts", settings.keep)
     choices, lost = {}, 0
     for step in walk(model, text.batches):
         if step.mixed:

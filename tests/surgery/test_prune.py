@@ -186,7 +186,7 @@ def test_groups_keep_one_size():
     for by in (FrequencyConfig(), REAPConfig(), NAEEConfig()):
         for choice in decided(model, by, keep=6).values():
             assert [e // 3 for e in choice["kept"]] == [0, 0, 1, 1, 2, 2]
-    with pytest.raises(ValueError, match="keep: must be a multiple of the 3 groups of experts, got 5"):
+    with pytest.raises(ValueError, match="keep: must be a multiple of the 3 groups of experts, got 5; change it"):
         decided(model, REAPConfig(), keep=5)
     with pytest.raises(ValueError, match="search: must be exhaustive where the router has groups, got greedy"):
         decided(model, NAEEConfig(search="greedy"), keep=6)
@@ -211,7 +211,7 @@ def test_decisions_go_to_json_and_repeat_the_edit():
 
 
 REFUSED = {
-    "keep: must be in 1..6, as many as there are, got 7; lower it": ({}, 7),
+    "keep: must be in 1..6, as many as there are, got 7; change it": ({}, 7),
     "keep: must be at least the k=2 experts a token goes to, got 1; raise it": ({}, 1),
     "router: must be topk, group_limited, noisy_topk, switch or top_p for pruning, got hash": (
         {"router": HashRouterConfig(vocab_size=17)},
