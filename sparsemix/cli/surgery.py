@@ -24,8 +24,10 @@ from sparsemix.surgery import (
     DropLayerExpertsConfig,
     Edited,
     GrowConfig,
+    MergeConfig,
     MergeDenseConfig,
     Operation,
+    PruneConfig,
     SplitConfig,
     Text,
     TextConfig,
@@ -34,7 +36,9 @@ from sparsemix.surgery import (
     drop_layer_experts,
     grow,
     merge_dense,
+    merge_experts,
     operate,
+    prune,
     split,
     upcycle,
     with_record,
@@ -63,6 +67,16 @@ VERBS = {
         lambda models, settings, _: merge_dense(models, settings),
         "FFNs of several dense models become the experts of one",
         num_models=None,
+    ),
+    "prune": Verb(
+        PruneConfig,
+        lambda models, settings, text: prune(models[0], settings, text),
+        "experts that text does without are removed",
+    ),
+    "merge-experts": Verb(
+        MergeConfig,
+        lambda models, settings, text: merge_experts(models[0], settings, text),
+        "experts that are alike become one",
     ),
     "split": Verb(
         SplitConfig, lambda models, settings, _: split(models[0], settings), "each expert becomes several narrower ones"
@@ -143,6 +157,7 @@ def _facts(name: str, settings: Any, done: Operation) -> dict[str, Any]:
         "exact": theory.exact,
         "why": theory.why,
         "change": change._asdict(),
+        "max_abs_logit_float64": done.max_abs_logit_float64,
         "decisions": done.edited.decisions,
     }
 
@@ -150,10 +165,12 @@ def _facts(name: str, settings: Any, done: Operation) -> dict[str, Any]:
 def _shown(facts: dict[str, Any]) -> dict[str, Any]:
     change = facts["change"]
     before, after = change["bits_per_byte_before"], change["bits_per_byte_after"]
+    wide = facts["max_abs_logit_float64"]
     return {
         "in theory": f"{'exact' if facts['exact'] else 'not exact'}: {facts['why']}",
         "measured": {
             "largest change of a logit": f"{change['max_abs_logit']:.3g}",
+            **({} if wide is None else {"without rounding, in float64": f"{wide:.3g}"}),
             "mean KL (nats a token)": f"{change['kl']:.3g}",
             "bits per byte before": f"{before:.4f}",
             "bits per byte after": f"{after:.4f} ({after - before:+.4f})",

@@ -25,6 +25,8 @@ class Operation(NamedTuple):
 
     edited: Edited
     change: Change
+    max_abs_logit_float64: float | None = None
+    """The largest difference of a logit without rounding, where rounding hides that the edit is exact."""
 
 
 def operate(apply: Apply, models: Sequence[StoredModel], text: Text) -> Operation:
@@ -38,12 +40,13 @@ def operate(apply: Apply, models: Sequence[StoredModel], text: Text) -> Operatio
     """
     found = apply(models, text)
     change = compare(models[0], found.model, text)
-    if found.theory.exact and not change.max_abs_logit <= TOLERANCE:
-        wide = [cast(model, torch.float64) for model in models]
-        seen = compare(wide[0], apply(wide, text).model, text).max_abs_logit
-        rule = f"must keep logits within {TOLERANCE:g}, since {found.theory.why}"
-        check(seen <= TOLERANCE, "surgery", rule, f"{seen:g}", "nothing was written; please report this")
-    return Operation(found, change)
+    if not found.theory.exact or change.max_abs_logit <= TOLERANCE:
+        return Operation(found, change)
+    wide = [cast(model, torch.float64) for model in models]
+    seen = compare(wide[0], apply(wide, text).model, text).max_abs_logit
+    rule = f"must keep logits within {TOLERANCE:g}, since {found.theory.why}"
+    check(seen <= TOLERANCE, "surgery", rule, f"{seen:g}", "nothing was written; please report this")
+    return Operation(found, change, seen)
 
 
 def with_record(model: StoredModel, record: Mapping[str, Any]) -> StoredModel:
