@@ -45,13 +45,11 @@ def stacked_kind(experts: ExpertsConfig | MoEExpertsConfig, verb: str) -> DenseC
     """The kind of experts that lie in stacked matrices.
 
     Raises:
-        ValueError: they are others.
+        TypeError: they are others.
     """
-    kinds = GLUExpertsConfig | ClampedGLUExpertsConfig | MLPExpertsConfig
-    rule, remedy = f"must be glu, clamped_glu or mlp for {verb}", "use another verb"
-    check(isinstance(experts, kinds), "experts", rule, experts.type, remedy)
-    assert isinstance(experts, kinds)
-    return experts
+    if isinstance(experts, GLUExpertsConfig | ClampedGLUExpertsConfig | MLPExpertsConfig):
+        return experts
+    raise TypeError(f"experts: must be glu, clamped_glu or mlp for {verb}, got {experts.type}; edit another model")
 
 
 def check_divides(num_shards: int, hidden: int) -> None:
