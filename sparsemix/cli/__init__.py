@@ -22,6 +22,7 @@ VERBS = {
     "train": "train a language model in a run folder, or go on with one",
     "eval": "loss and bits per byte of a run on held-out or other text, by domain",
     "generate": "continue prompts with the model of a run",
+    "surgery": "cut, grow and join models: upcycle, merge-dense, split, grow, add-null, drop-layer-experts, ...",
     "info": "parameters, FLOPs and memory of a run, a config file or a known architecture",
 }
 INTERRUPTED = 130

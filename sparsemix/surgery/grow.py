@@ -31,8 +31,8 @@ AGAINST_SCORES = 2.0
 class GrowConfig:
     """How many experts there will be, and how the new ones begin."""
 
-    num_experts: int = Field(ge=2)
-    """E afterwards."""
+    num_experts: int | None = Field(None, ge=2)
+    """E afterwards; None: twice as many."""
     k: int | None = Field(None, ge=1)
     """Experts a token afterwards; None: as before."""
     begin: Literal["chosen", "dormant"] = "chosen"
@@ -59,17 +59,22 @@ def grow(model: StoredModel, settings: GrowConfig) -> Edited:
     """
     moe = mixture(model)
     kind, router = stacked_kind(moe.experts, "grow"), moe.router
-    rule = f"must be more than the {moe.num_experts} there are"
-    check(settings.num_experts > moe.num_experts, "num_experts", rule, settings.num_experts, "raise it")
+    total = settings.num_experts or 2 * moe.num_experts
+    check(
+        total > moe.num_experts, "num_experts", f"must be more than the {moe.num_experts} there are", total, "raise it"
+    )
     if not isinstance(router, TopKRouterConfig | GroupLimitedRouterConfig):
         raise TypeError(f"router: must be topk or group_limited for grow, got {router.type}; edit another model")
-    order, new = _order(moe, settings.num_experts)
-    theory, after = (_dormant if settings.begin == "dormant" else _chosen)(moe, router, settings)
+    order, new = _order(moe, total)
+    if settings.begin == "dormant":
+        theory, after = _dormant(moe, router, settings)
+    else:
+        theory, after = _chosen(moe, router, total, settings)
     recipes: dict[str, Recipe] = {}
     for layer in model.config.moe_layers:
         recipes |= _experts(layer, kind, order, new, settings)
         recipes |= _router(model, layer, order, new, settings)
-    config = replace(model.config, moe=replace(moe, num_experts=settings.num_experts, router=after))
+    config = replace(model.config, moe=replace(moe, num_experts=total, router=after))
     return Edited(edited(model, config, recipes), theory)
 
 
@@ -84,9 +89,9 @@ def _order(moe: MoEConfig, num_experts: int) -> tuple[list[int], list[int]]:
 
 
 def _chosen(
-    moe: MoEConfig, router: TopKRouterConfig | GroupLimitedRouterConfig, settings: GrowConfig
+    moe: MoEConfig, router: TopKRouterConfig | GroupLimitedRouterConfig, total: int, settings: GrowConfig
 ) -> tuple[Theory, RouterConfig]:
-    copies, rest = divmod(settings.num_experts, moe.num_experts)
+    copies, rest = divmod(total, moe.num_experts)
     after = replace(router, k=settings.k or router.k)
     to = repeated(router, moe.num_experts, copies, "grow")
     if settings.noise or settings.router_noise:

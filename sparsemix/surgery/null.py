@@ -27,7 +27,7 @@ from sparsemix.tensors import Recipe
 class AddNullConfig:
     """How many null experts there will be, and how they begin."""
 
-    num_null: int = Field(ge=1)
+    num_null: int = Field(1, ge=1)
     """Null experts of each mixture."""
     k: int | None = Field(None, ge=2)
     """Choices a token afterwards; None: as before, and as many as there are null experts unless they begin `never`."""

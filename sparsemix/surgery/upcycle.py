@@ -75,7 +75,7 @@ def upcycle(model: StoredModel, settings: UpcycleConfig) -> Edited:
     )
     new = replace(model.config, moe=moe, moe_every=settings.moe_every, dense_first=settings.dense_first)
     check(new.moe_layers != (), "moe_every", "must leave a block with a mixture", "none", "lower it or dense_first")
-    if len(new.moe_layers) == new.num_layers:
+    if len({*new.moe_layers, *new.without_ffn}) == new.num_layers:
         new = replace(new, ffn=None)
     recipes: dict[str, Recipe] = {}
     for layer in new.moe_layers:
