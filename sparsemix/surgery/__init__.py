@@ -5,13 +5,14 @@ from sparsemix.surgery.drop import DropLayerExpertsConfig, drop_layer_experts
 from sparsemix.surgery.edit import Edited, Theory, edited
 from sparsemix.surgery.group import Groups
 from sparsemix.surgery.grow import GrowConfig, grow
-from sparsemix.surgery.merge import MergeConfig, merge_experts, share_experts, untie
+from sparsemix.surgery.merge import MergeConfig, merge_experts, share_experts
 from sparsemix.surgery.merge_dense import MergeDenseConfig, merge_dense
 from sparsemix.surgery.null import AddNullConfig, add_null
 from sparsemix.surgery.operation import Operation, operate, with_record
 from sparsemix.surgery.prune import FrequencyConfig, NAEEConfig, PruneConfig, REAPConfig, keep_experts, prune
 from sparsemix.surgery.split import SplitConfig, split
 from sparsemix.surgery.text import Text, TextConfig
+from sparsemix.surgery.untie import UntieConfig, untie
 from sparsemix.surgery.upcycle import UpcycleConfig, upcycle
 from sparsemix.surgery.walk import Mixed, Step, final_hidden, walk
 
@@ -35,6 +36,7 @@ __all__ = [
     "Text",
     "TextConfig",
     "Theory",
+    "UntieConfig",
     "UpcycleConfig",
     "add_null",
     "compare",

@@ -19,7 +19,7 @@ from sparsemix.surgery.columns import check_count, check_keep, cuttable, kept_ro
 from sparsemix.surgery.edit import Edited, Theory, edited, ffn, mixture
 from sparsemix.surgery.group import Groups, around_dominant, hierarchical, logit_similarity, output_similarity
 from sparsemix.surgery.prune import frequency
-from sparsemix.surgery.shards import Parts, stacked_kind, stacked_parts
+from sparsemix.surgery.shards import stacked_kind, stacked_names
 from sparsemix.surgery.text import Text
 from sparsemix.surgery.walk import Step, walk
 from sparsemix.tensors import Recipe
@@ -99,24 +99,6 @@ def share_experts(
     return edited(model, replace(model.config, moe=new), recipes)
 
 
-def untie(model: StoredModel) -> StoredModel:
-    """The same model with a copy of what is shared for each column of the router, as other libraries need it.
-
-    Raises:
-        ValueError: nothing is shared.
-    """
-    moe = mixture(model)
-    tied, remedy = isinstance(moe.experts, TiedExpertsConfig), "leave it as it is"
-    check(tied, "experts", "must be tied to be untied", moe.experts.type, remedy)
-    assert isinstance(moe.experts, TiedExpertsConfig)
-    kind, recipes = moe.experts.experts, {}
-    for layer in model.config.moe_layers:
-        for name in _tensors(kind, stacked_parts(kind)):
-            inputs = (f"{ffn(layer)}experts.{name}", f"{ffn(layer)}experts.owner_E")
-            recipes[ffn(layer) + name] = Recipe(inputs, lambda found: found[0][found[1]])
-    return edited(model, replace(model.config, moe=replace(moe, experts=kind)), recipes)
-
-
 class _Merging:
     """Merges the experts of one layer; the order of units is found once for all of its tensors."""
 
@@ -147,16 +129,12 @@ class _Merging:
 
 def _merged(layer: int, kind: DenseConfig, groups: Groups, align: bool, prefix: str) -> dict[str, Recipe]:
     """Recipes of the merged experts of a layer, under names with this prefix."""
-    names, merging = _tensors(kind, stacked_parts(kind)), _Merging(groups, align)
+    names, merging = stacked_names(kind), _Merging(groups, align)
     inputs = tuple(ffn(layer) + name for name in names)
     return {
         prefix + name: Recipe(inputs, lambda found, index=index: merging(found, index))
         for index, name in enumerate(names)
     }
-
-
-def _tensors(kind: DenseConfig, parts: Parts) -> tuple[str, ...]:
-    return tuple(parts) if kind.bias else (parts.up, parts.down)
 
 
 def _grouped(step: Step, settings: MergeConfig) -> Groups:

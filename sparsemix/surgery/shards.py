@@ -36,6 +36,12 @@ def stacked_parts(kind: DenseConfig) -> Parts:
     return MLP if isinstance(kind, MLPExpertsConfig) else GLU
 
 
+def stacked_names(kind: DenseConfig) -> tuple[str, ...]:
+    """The names of all tensors that experts of that kind have, in the order of `Parts`."""
+    parts = stacked_parts(kind)
+    return tuple(parts) if kind.bias else (parts.up, parts.down)
+
+
 def halves(kind: DenseConfig) -> int:
     """How many rows of the up matrix make a hidden unit: 2 with a gate."""
     return 1 if isinstance(kind, MLPExpertsConfig) else 2

@@ -251,7 +251,8 @@ def test_columns_may_be_dropped_and_those_of_dominant_experts_stay():
 def test_untied_it_is_the_same_ordinary_model(kind):
     model = sparse(num_experts=E, kind=kind)
     merged = merge_experts(model, MergeConfig(keep=3), TEXT).model
-    ordinary = untie(merged)
+    ordinary = untie(merged).model
+    check_theory(merged, untie(merged), exact=True)
     assert ordinary.config == model.config
     assert compare(merged, ordinary, TEXT).max_abs_logit < 1e-12
     assert count_by_formula(merged.config).parameters_total < count_by_formula(model.config).parameters_total
