@@ -13,7 +13,9 @@ SAFETY = 16
 """Rounding errors of a sum of n terms grow as sqrt(n); no sum here, several of them deep, has been seen at half of
 what this factor allows."""
 NEGLIGIBLE = 1e-2
-"""Of the largest tensor compared together: smaller ones are measured by that, since their own size may be rounding."""
+"""Of the largest number compared together: smaller tensors are measured by that, as their own size may be rounding."""
+NEGLIGIBLE_ALONE = 0.1
+"""The same for a tensor of one number, a sum over everything, which may all but cancel."""
 
 
 class Finding(NamedTuple):
@@ -48,7 +50,8 @@ class Comparison:
         pairs = [(name, a.detach().double(), e.detach().double()) for (name, a), e in zip(actual, expected, strict=True)]
         largest = max((_size(e) for _, _, e in pairs), default=0.0)
         for name, one, wanted in pairs:
-            scale = max(_size(wanted), NEGLIGIBLE * largest) or 1.0
+            negligible = NEGLIGIBLE if wanted.numel() > 1 else NEGLIGIBLE_ALONE
+            scale = max(_size(wanted), negligible * largest) or 1.0
             self.note(_size(one - wanted) / scale if one.shape == wanted.shape else math.inf, f"{name}, {situation}")
 
     def note(self, error: float, what: str) -> None:

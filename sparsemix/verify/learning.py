@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparsemix.balance import Loss, balance_loss
 from sparsemix.experts import ConcatExperts, CopyExperts, ModuleExperts, ZeroExperts
 from sparsemix.layer import MoE
-from sparsemix.models import Decoder, chunked_cross_entropy
+from sparsemix.models import Decoder
 from sparsemix.routing import Routing
 from sparsemix.verify.finding import Finding, does_not_apply
 from sparsemix.verify.situations import Subject, fixed_noise, gradients, upstream
@@ -50,8 +51,8 @@ def decoder_learning(decoder: Decoder, tokens_BS: Tensor, losses: Sequence[Loss]
     """Of each mixture of a decoder: the cross-entropy of these tokens is the task."""
     with in_training(decoder), fixed_noise():
         output = decoder(tokens_BS[:, :-1])
-        hidden_TD, target_T = output.hidden_BSD.flatten(0, 1), tokens_BS[:, 1:].flatten()
-        task = chunked_cross_entropy(hidden_TD, decoder.unembed_VD, target_T, torch.ones_like(target_T).float())
+        target_T = tokens_BS[:, 1:].flatten()
+        task = F.cross_entropy(decoder.logits(output.hidden_BSD).flatten(0, 1), target_T)
         added = _added([*output.collected, *output.depth], losses)
     of_task, of_balance = (_by_parameter(loss, decoder) for loss in (task, added))
     layers = decoder.config.moe_layers
