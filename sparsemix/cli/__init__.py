@@ -22,6 +22,7 @@ VERBS = {
     "train": "train a language model in a run folder, or go on with one",
     "eval": "loss and bits per byte of a run on held-out or other text, by domain",
     "generate": "continue prompts with the model of a run",
+    "verify": "prove that a layer, a run or a model computes what it should",
     "info": "parameters, FLOPs and memory of a run, a config file or a known architecture",
 }
 INTERRUPTED = 130
