@@ -1,25 +1,28 @@
-"""Grouped-query attention with rotary positions, and which keys a query may look at."""
+"""Grouped-query attention with rotary positions."""
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from sparsemix.checks import check
 from sparsemix.config import config
+from sparsemix.models.attend import attend
 from sparsemix.models.cache import LayerCache
+from sparsemix.models.masks import AttentionMask
 from sparsemix.models.primitives import Linear, RMSNorm
-from sparsemix.models.rotary import Rotary, YarnConfig, rotary_table, rotate
+from sparsemix.models.rope_scaling import RopeScaling
+from sparsemix.models.rotary import Rotary, rotary_table, rotate
 
 
 @config
 class AttentionConfig:
     """Causal self-attention; heads share keys and values in groups where `num_kv_heads` is lower."""
 
+    type: Literal["grouped"] = "grouped"
     num_heads: int = Field(ge=1)
     """Query heads."""
     num_kv_heads: int | None = Field(default=None, ge=1)
@@ -30,9 +33,13 @@ class AttentionConfig:
     """RMSNorm of queries and keys: of each head (Qwen3), or over the width of all heads together (OLMoE)."""
     bias: Literal["none", "qkv", "qkvo"] = "none"
     """Which projections have a bias: none, those in, or those in and out."""
+    sinks: bool = False
+    """Give each head a learned logit that takes weight from the tokens and has no value of its own (gpt-oss)."""
+    scale: float | None = Field(default=None, gt=0)
+    """Multiplies the scores before the softmax; None: 1 / sqrt(size of a head)."""
     rope_theta: float = Field(default=10_000.0, gt=1)
     """Base of the rotary frequencies."""
-    yarn: YarnConfig | None = None
+    rope_scaling: RopeScaling | None = None
     """Stretch the rotary frequencies over a longer context."""
 
     def __post_init__(self) -> None:
@@ -66,49 +73,11 @@ class AttentionConfig:
 
     def rotary(self, position_BS: Tensor, dim: int, dtype: torch.dtype) -> Rotary:
         """The angles of these positions, for a model of width `dim`."""
-        return rotary_table(position_BS, self.head_size(dim), self.rope_theta, self.yarn, dtype)
+        return rotary_table(position_BS, self.head_size(dim), self.rope_theta, self.rope_scaling, dtype)
 
     def build(self, dim: int, norm_eps: float = 1e-6) -> Attention:
         """The module, for a model of width `dim`."""
         return Attention(self, dim, norm_eps)
-
-
-class AttentionMask(NamedTuple):
-    """Which keys a query sees."""
-
-    allowed: Tensor | None
-    """bool, (B or 1, 1, queries, keys); None: no restriction but `causal`."""
-    causal: bool
-    """Each query sees the keys up to its own place, and there are as many keys as queries."""
-
-
-def attention_mask(
-    num_queries: int,
-    num_keys: int,
-    device: torch.device,
-    document_BS: Tensor | None = None,
-    valid_BS: Tensor | None = None,
-) -> AttentionMask:
-    """The last `num_queries` of `num_keys` tokens look back, within their document, at what is not padding.
-
-    Args:
-        document_BS: int64 ids of the documents; only where num_queries equals num_keys.
-        valid_BS: bool, (B, num_keys), False for padding. A padding token sees itself, since a softmax over
-            nothing would be NaN; nobody looks at it.
-    """
-    if document_BS is None and valid_BS is None:
-        if num_queries == 1:
-            return AttentionMask(None, causal=False)
-        if num_queries == num_keys:  # constants, since the kernel takes no comparison of symbolic sizes under compile
-            return AttentionMask(None, causal=True)
-    key = torch.arange(num_keys, device=device)
-    query = key[num_keys - num_queries :, None]
-    allowed = (key <= query)[None]
-    if document_BS is not None:
-        allowed = allowed & (document_BS[:, :, None] == document_BS[:, None, :])
-    if valid_BS is not None:
-        allowed = allowed & valid_BS[:, None, :] | (key == query)
-    return AttentionMask(allowed[:, None], causal=False)
 
 
 class Attention(nn.Module):
@@ -118,7 +87,7 @@ class Attention(nn.Module):
         super().__init__()
         self.head_dim = config.head_size(dim)
         self.kv_heads = config.kv_heads
-        self.grouped = config.kv_heads != config.num_heads
+        self.scale = config.scale
         width, kv_width = config.num_heads * self.head_dim, config.kv_heads * self.head_dim
         self.query = Linear(dim, width, bias=config.bias != "none")
         self.key = Linear(dim, kv_width, bias=config.bias != "none")
@@ -129,6 +98,7 @@ class Attention(nn.Module):
         if config.qk_norm != "none":
             self.query_norm = RMSNorm(width if self.norm_whole_width else self.head_dim, norm_eps)
             self.key_norm = RMSNorm(kv_width if self.norm_whole_width else self.head_dim, norm_eps)
+        self.sink_H = nn.Parameter(torch.zeros(config.num_heads)) if config.sinks else None
 
     def forward(self, x_BSD: Tensor, rotary: Rotary, mask: AttentionMask, cache: LayerCache | None = None) -> Tensor:
         """The same shape and dtype as x; `cache` holds the tokens before x and receives those of x."""
@@ -137,16 +107,13 @@ class Attention(nn.Module):
         value = self._heads(self.value(x_BSD), None)
         if cache is not None:
             key, value = cache.append(key, value)
-        mixed_BHSA = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask.allowed, is_causal=mask.causal, enable_gqa=self.grouped
-        )
+        mixed_BHSA = attend(query, key, value, mask, self.scale, self.sink_H)
         return self.output(mixed_BHSA.transpose(1, 2).flatten(2))
 
     def new_cache(self, batch_size: int, max_length: int) -> LayerCache:
-        """An empty cache of this layer."""
-        weight = self.key.weight
+        """An empty cache of this layer: keys and values."""
         shape = (batch_size, self.kv_heads, max_length, self.head_dim)
-        return LayerCache(weight.new_zeros(shape), weight.new_zeros(shape))
+        return LayerCache(*(self.key.weight.new_zeros(shape) for _ in range(2)))
 
     def _heads(self, x_BSD: Tensor, norm: RMSNorm | None) -> Tensor:
         if norm is not None and self.norm_whole_width:

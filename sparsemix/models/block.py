@@ -12,6 +12,7 @@ from sparsemix.layer import MoE
 from sparsemix.models.attention import Attention
 from sparsemix.models.cache import KeyMask, LayerCache
 from sparsemix.models.depth import Depth
+from sparsemix.models.latent_attention import LatentAttention
 from sparsemix.models.primitives import RMSNorm
 from sparsemix.models.tokens import Tokens
 from sparsemix.routers.base import ResidualRouter
@@ -36,13 +37,22 @@ class BlockOutput(NamedTuple):
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + ffn(norm(x)), where ffn is a mixture, a dense layer or missing.
+    """x + s attention(norm(x)), then x + s ffn(norm(x)), where ffn is a mixture, a dense layer or missing.
 
-    With a depth, tokens that it does not choose pass by, and attention is among the others.
+    s is `residual_scale`; `windowed` says which of the masks attention takes. With a depth, tokens that it does not choose pass by, and attention is among the others.
     """
 
     def __init__(
-        self, layer: int, attention: Attention, ffn: nn.Module | None, depth: Depth | None, dim: int, norm_eps: float
+        self,
+        layer: int,
+        attention: Attention | LatentAttention,
+        ffn: nn.Module | None,
+        depth: Depth | None = None,
+        *,
+        dim: int,
+        norm_eps: float,
+        residual_scale: float = 1.0,
+        windowed: bool = False,
     ) -> None:
         super().__init__()
         self.layer = layer
@@ -51,6 +61,8 @@ class Block(nn.Module):
         self.ffn_norm = None if ffn is None else RMSNorm(dim, norm_eps)
         self.ffn = ffn
         self.depth = depth
+        self.residual_scale = residual_scale
+        self.windowed = windowed
         self.hands_on = isinstance(ffn, MoE) and isinstance(ffn.router, ResidualRouter) and ffn.router.reads_previous
         check(
             depth is None or not self.hands_on,
@@ -87,7 +99,7 @@ class Block(nn.Module):
         """An empty cache of this layer."""
         cache = self.attention.new_cache(batch_size, max_length)
         if self.depth is not None:
-            cache.own_mask = KeyMask(batch_size, max_length, cache.key_BHSA.device)
+            cache.own_mask = KeyMask(batch_size, max_length, cache.kept[0].device)
         return cache
 
     def _compute(
@@ -98,14 +110,18 @@ class Block(nn.Module):
         previous: Routing | None,
         collect: Collect | None,
     ) -> BlockOutput:
-        x_BSD = x_BSD + self.attention(self.attention_norm(x_BSD), tokens.rotary, tokens.mask, cache)
+        mask = tokens.window_mask if self.windowed else tokens.mask
+        x_BSD = self._add(x_BSD, self.attention(self.attention_norm(x_BSD), tokens.rotary, mask, cache))
         if self.ffn_norm is None or self.ffn is None:
             return BlockOutput(x_BSD, None, previous)
         normed_BSD = self.ffn_norm(x_BSD)
         if not isinstance(self.ffn, MoE):
-            return BlockOutput(x_BSD + self.ffn(normed_BSD), None, previous)
+            return BlockOutput(self._add(x_BSD, self.ffn(normed_BSD)), None, previous)
         y_BSD, routing = self.ffn(normed_BSD, info=tokens.info, previous=previous)
         kept = routing if collect is None else collect(self.layer, routing)
         # Mixtures of a decoder are alike: if this router reads no routing below it, no router above reads this one.
         # Under checkpointing, what a block is given stays until backward: then better nothing.
-        return BlockOutput(x_BSD + y_BSD, kept, routing if self.hands_on else None)
+        return BlockOutput(self._add(x_BSD, y_BSD), kept, routing if self.hands_on else None)
+
+    def _add(self, x_BSD: Tensor, y_BSD: Tensor) -> Tensor:
+        return x_BSD + y_BSD if self.residual_scale == 1 else x_BSD + self.residual_scale * y_BSD

@@ -44,21 +44,23 @@ class KeyMask:
 
 
 class LayerCache:
-    """Keys and values of one attention layer, allocated whole; places from `length` on are unused."""
+    """What an attention layer keeps of each token, as its keys and values, allocated whole: (B, heads, S, size) each.
 
-    def __init__(self, key_BHSA: Tensor, value_BHSA: Tensor) -> None:
-        self.key_BHSA = key_BHSA
-        self.value_BHSA = value_BHSA
+    Places from `length` on are unused.
+    """
+
+    def __init__(self, *kept: Tensor) -> None:
+        self.kept = kept
         self.length = 0
         self.own_mask: KeyMask | None = None
         """Of a layer that only some of the tokens reach: its places are not those of other layers."""
 
-    def append(self, key_BHSA: Tensor, value_BHSA: Tensor) -> tuple[Tensor, Tensor]:
-        """Write the new keys and values behind the old ones; views of all so far."""
-        start, self.length = self.length, self.length + key_BHSA.shape[2]
-        self.key_BHSA[:, :, start : self.length] = key_BHSA
-        self.value_BHSA[:, :, start : self.length] = value_BHSA
-        return self.key_BHSA[:, :, : self.length], self.value_BHSA[:, :, : self.length]
+    def append(self, *new: Tensor) -> tuple[Tensor, ...]:
+        """Write what is new behind the old; views of all so far."""
+        start, self.length = self.length, self.length + new[0].shape[2]
+        for kept, one in zip(self.kept, new, strict=True):
+            kept[:, :, start : self.length] = one
+        return tuple(kept[:, :, : self.length] for kept in self.kept)
 
 
 class KVCache:
@@ -75,6 +77,6 @@ class KVCache:
 
     @property
     def num_bytes(self) -> int:
-        """Memory of the keys and values."""
-        tensors = [tensor for layer in self.layers for tensor in (layer.key_BHSA, layer.value_BHSA)]
+        """Memory of what the layers keep."""
+        tensors = [tensor for layer in self.layers for tensor in layer.kept]
         return sum(torch.numel(tensor) * tensor.element_size() for tensor in tensors)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from typing import Annotated, Any, NamedTuple, cast
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -19,6 +19,8 @@ from sparsemix.models.block import Block, BlockOutput, Collect
 from sparsemix.models.cache import KeyMask, KVCache
 from sparsemix.models.depth import DepthConfig
 from sparsemix.models.init import InitConfig, initialize
+from sparsemix.models.latent_attention import LatentAttentionConfig
+from sparsemix.models.masks import WindowConfig
 from sparsemix.models.primitives import RMSNorm
 from sparsemix.models.tokens import Tokens, place, token_info
 from sparsemix.routing import Routing
@@ -37,8 +39,10 @@ class DecoderConfig:
     """L, the number of blocks."""
     context: int = Field(ge=1)
     """The most tokens a sequence may have."""
-    attention: AttentionConfig
+    attention: Annotated[AttentionConfig | LatentAttentionConfig, Field(discriminator="type")]
     """The attention of every block."""
+    window: WindowConfig | None = None
+    """Let tokens see only those just before them, in all blocks or some; None: all before them."""
     moe: MoEConfig | None = None
     """The mixture of experts; None: all blocks are dense."""
     ffn: DenseConfig | None = None
@@ -47,12 +51,22 @@ class DecoderConfig:
     """Every so many-th block has the mixture (the last of each group), the others are dense."""
     dense_first: int = Field(default=0, ge=0)
     """So many blocks at the start are dense, before `moe_every` begins to count."""
+    dense_layers: tuple[int, ...] = ()
+    """Further blocks that are dense, counted from 0."""
+    without_ffn: tuple[int, ...] = ()
+    """Blocks of attention alone, counted from 0."""
     depth: DepthConfig | None = None
     """Let only some of the tokens through some of the blocks; None: all through all."""
     allow_leak: bool = False
     """Take a mixture whose router is not causal: what is predicted then depends on what comes after it."""
     tie_embeddings: bool = False
     """The unembedding is the embedding."""
+    embedding_scale: float = Field(default=1.0, gt=0)
+    """Multiplies the embedding's output (Granite)."""
+    residual_scale: float = Field(default=1.0, gt=0)
+    """Multiplies what attention and feed-forward layers add to the residual stream (Granite)."""
+    logit_scale: float = Field(default=1.0, gt=0)
+    """Multiplies the logits (Granite: the inverse of its logits_scaling)."""
     norm_eps: float = Field(default=1e-6, gt=0)
     """Added to the mean square in norms."""
     init: InitConfig = InitConfig()
@@ -60,7 +74,8 @@ class DecoderConfig:
 
     def __post_init__(self) -> None:
         self.attention.head_size(self.dim)  # refuses here, not only when built
-        dense = self.num_layers - len(self.moe_layers)
+        self._check_layers()
+        dense = self.num_layers - len({*self.moe_layers, *self.without_ffn})
         check(
             self.ffn is not None or self.moe is None or dense == 0,
             "ffn",
@@ -74,7 +89,15 @@ class DecoderConfig:
         """The blocks that have the mixture."""
         if self.moe is None:
             return ()
-        return tuple(range(self.dense_first + self.moe_every - 1, self.num_layers, self.moe_every))
+        layers = range(self.dense_first + self.moe_every - 1, self.num_layers, self.moe_every)
+        return tuple(layer for layer in layers if layer not in {*self.dense_layers, *self.without_ffn})
+
+    @property
+    def windowed_layers(self) -> tuple[int, ...]:
+        """The blocks that have a window."""
+        if self.window is None:
+            return ()
+        return tuple(range(self.num_layers)) if self.window.layers is None else self.window.layers
 
     @property
     def depth_layers(self) -> tuple[int, ...]:
@@ -86,10 +109,19 @@ class DecoderConfig:
         attention, ffn = self.attention.build(self.dim, self.norm_eps), None
         if self.moe is not None and layer in self.moe_layers:
             ffn = self.moe.build(self.dim)
-        elif self.ffn is not None:
+        elif self.ffn is not None and layer not in self.without_ffn:
             ffn = self.ffn.build_dense(self.dim)
         depth = self.depth.build(self.dim) if self.depth is not None and layer in self.depth_layers else None
-        return Block(layer, attention, ffn, depth, self.dim, self.norm_eps)
+        return Block(
+            layer,
+            attention,
+            ffn,
+            depth,
+            dim=self.dim,
+            norm_eps=self.norm_eps,
+            residual_scale=self.residual_scale,
+            windowed=layer in self.windowed_layers,
+        )
 
     def build(self, seed: int = 0) -> Decoder:
         """The decoder, initialised from `seed`; under `torch.device("meta")`, its shapes only.
@@ -101,12 +133,22 @@ class DecoderConfig:
         initialize(decoder, self.init, seed)
         return decoder
 
+    def _check_layers(self) -> None:
+        windows = None if self.window is None else self.window.layers
+        lists = {"dense_layers": self.dense_layers, "without_ffn": self.without_ffn, "window.layers": windows or ()}
+        for name, layers in lists.items():
+            there = all(0 <= layer < self.num_layers for layer in layers)
+            check(there, name, f"must be in 0..{self.num_layers - 1}, the blocks there are", layers, "correct them")
+        both = sorted({*self.windowed_layers} & {*self.depth_layers})
+        rule = "not together with a depth, which leaves gaps between the tokens of a block"
+        check(not both, "window", rule, f"both in block {both[:1]}", "give window.layers without it")
+
 
 class DecoderOutput(NamedTuple):
     """What a forward pass gives."""
 
     hidden_BSD: Tensor
-    """after the last norm; `Decoder.logits` makes logits of it."""
+    """after the last norm, times `logit_scale`; `Decoder.logits` makes logits of it."""
     collected: tuple[Any, ...]
     """collect(layer, routing) of each block with a mixture, in order."""
     depth: tuple[Routing, ...] = ()
@@ -160,10 +202,12 @@ class Decoder(nn.Module):
                 documents together with a cache.
         """
         self._check(tokens_BS, document_BS, cache)
-        position, mask = place(tokens_BS, position_BS, document_BS, valid_BS, cache)
-        x_BSD = self.embedding(tokens_BS)
-        rotary = self.config.attention.rotary(position, self.config.dim, at_least_float32(x_BSD.dtype))
-        tokens = Tokens(rotary, mask, token_info(tokens_BS, position, valid_BS), document_BS)
+        config = self.config
+        window = None if config.window is None else config.window.size
+        position, mask, window_mask = place(tokens_BS, position_BS, document_BS, valid_BS, cache, window)
+        x_BSD = _scaled(self.embedding(tokens_BS), config.embedding_scale)
+        rotary = config.attention.rotary(position, config.dim, at_least_float32(x_BSD.dtype))
+        tokens = Tokens(rotary, mask, window_mask, token_info(tokens_BS, position, valid_BS), document_BS)
         collected, depths, previous = [], [], None
         for block in self.blocks:
             arguments = (x_BSD, tokens, None if cache is None else cache.layers[block.layer], previous, collect)
@@ -174,7 +218,8 @@ class Decoder(nn.Module):
             x_BSD, kept, previous, depth = output
             collected += [kept] if isinstance(block.ffn, MoE) else []
             depths += [] if depth is None else [depth]
-        return DecoderOutput(self.norm(x_BSD), tuple(collected), tuple(depths))
+        hidden_BSD = _scaled(self.norm(x_BSD), config.logit_scale)
+        return DecoderOutput(hidden_BSD, tuple(collected), tuple(depths))
 
     @property
     def unembed_VD(self) -> Tensor:
@@ -209,6 +254,10 @@ class Decoder(nn.Module):
             "both",
             "give each document a sequence of its own",
         )
+
+
+def _scaled(x_BSD: Tensor, scale: float) -> Tensor:
+    return x_BSD if scale == 1 else scale * x_BSD
 
 
 def _check_causal(decoder: Decoder) -> None:

@@ -21,7 +21,7 @@ from sparsemix.config import config
 
 @config
 class InitConfig:
-    """Standard deviations of the normal distributions of weights; biases are 0 and weights of norms 1."""
+    """Standard deviations of the normal distributions of weights; biases and sinks are 0, and weights of norms 1."""
 
     gain: float = Field(default=1.0, ge=0)
     """Matrices have standard deviation gain / sqrt(fan_in), unless `std` is given."""
@@ -79,7 +79,7 @@ def _let_start(decoder: nn.Module, seed: int) -> set[str]:
 
 def _constant(name: str, parameter: Tensor) -> float | None:
     leaf = name.rpartition(".")[2]
-    if "bias" in leaf or leaf.startswith("noise"):  # noisy gating begins with the same noise for every expert
+    if "bias" in leaf or leaf.startswith(("noise", "sink")):  # noisy gating begins with equal noise for every expert
         return 0.0
     if parameter.ndim < 2:
         return 1.0

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sparsemix.models.attention import AttentionMask, attention_mask
 from sparsemix.models.cache import KVCache, LayerCache
+from sparsemix.models.masks import AttentionMask, attention_mask
 from sparsemix.models.rotary import Rotary
 from sparsemix.routing import TokenInfo
 
@@ -20,6 +20,8 @@ class Tokens(NamedTuple):
     """The angles of their positions."""
     mask: AttentionMask
     """Which keys they see."""
+    window_mask: AttentionMask
+    """Which they see in blocks with a window."""
     info: TokenInfo
     """For routers."""
     document_BS: Tensor | None = None
@@ -41,9 +43,11 @@ class Tokens(NamedTuple):
             num_keys, key_valid = cache.own_mask.length, cache.own_mask.so_far_BS
         document_BC = None if self.document_BS is None else self.document_BS.gather(1, index_BC)
         info = TokenInfo(*(None if field is None else field[token_N] for field in self.info))
+        mask = attention_mask(chosen, num_keys, index_BC.device, document_BC, key_valid)
         return Tokens(
             rotary=self.rotary.at(index_BC),
-            mask=attention_mask(chosen, num_keys, index_BC.device, document_BC, key_valid),
+            mask=mask,
+            window_mask=mask,  # no such block has a window
             info=info._replace(valid_T=None if live_BC is None else live_BC.flatten()),
             document_BS=document_BC,
         )
@@ -55,8 +59,9 @@ def place(
     document_BS: Tensor | None,
     valid_BS: Tensor | None,
     cache: KVCache | None,
-) -> tuple[Tensor, AttentionMask]:
-    """Positions, (B or 1, S), and what the tokens see. Takes note of them in the cache."""
+    window: int | None,
+) -> tuple[Tensor, AttentionMask, AttentionMask]:
+    """Positions, (B or 1, S), and what the tokens see, without and with the window. Takes note of them in the cache."""
     num_new, device = tokens_BS.shape[1], tokens_BS.device
     num_keys, key_valid, before_B = num_new, valid_BS, None
     if cache is not None:
@@ -64,12 +69,15 @@ def place(
         cache.mask.extend(num_new, valid_BS)
         num_keys, key_valid = cache.length, cache.mask.so_far_BS
     mask = attention_mask(num_new, num_keys, device, document_BS, key_valid)
+    window_mask = mask
+    if window is not None and window < num_keys:
+        window_mask = attention_mask(num_new, num_keys, device, document_BS, key_valid, window)
     if position_BS is not None:
-        return position_BS, mask
+        return position_BS, mask, window_mask
     position = torch.arange(num_new, device=device)[None]
     if valid_BS is not None:
         position = (valid_BS.cumsum(dim=1) - 1).clamp(min=0)
-    return position if before_B is None else position + before_B[:, None], mask
+    return position if before_B is None else position + before_B[:, None], mask, window_mask
 
 
 def token_info(tokens_BS: Tensor, position: Tensor, valid_BS: Tensor | None) -> TokenInfo:

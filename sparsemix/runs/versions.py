@@ -12,8 +12,20 @@ Kind = Literal["run", "config", "state"]
 Migration = Callable[[Kind, dict[str, Any]], dict[str, Any]]
 """A document of one version -> the same of the next."""
 
-FORMAT_VERSION = 1
-MIGRATIONS: Mapping[int, Migration] = {}
+
+def kinds_of_attention(kind: Kind, document: dict[str, Any]) -> dict[str, Any]:
+    """2: attention is one of several kinds, and YaRN one of several scalings of rotary frequencies."""
+    attention = document.get("model", {}).get("attention") if kind == "config" else None
+    if attention is None:
+        return document
+    yarn = attention.get("yarn")
+    others = {name: value for name, value in attention.items() if name != "yarn"}
+    changed = {"type": "grouped", **others, "rope_scaling": None if yarn is None else {"type": "yarn", **yarn}}
+    return document | {"model": document["model"] | {"attention": changed}}
+
+
+FORMAT_VERSION = 2
+MIGRATIONS: Mapping[int, Migration] = {1: kinds_of_attention}
 """Version -> what leads to the next one. A change of format raises FORMAT_VERSION and adds an entry here."""
 
 

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparsemix.models.attention import attention_mask
+from sparsemix.models.masks import attention_mask
 
 CPU = torch.device("cpu")
 

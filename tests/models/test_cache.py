@@ -11,7 +11,7 @@ from sparsemix.models import AttentionConfig, YarnConfig
 @pytest.mark.parametrize("padding", [0, 2])
 def test_pieces_equal_the_whole(cuts, padding):
     attention = AttentionConfig(
-        num_heads=4, num_kv_heads=2, qk_norm="head", yarn=YarnConfig(factor=2, original_context=16)
+        num_heads=4, num_kv_heads=2, qk_norm="head", rope_scaling=YarnConfig(factor=2, original_context=16)
     )
     decoder = small_decoder(attention=attention)
     tokens_BS = random_tokens(3, 9)
@@ -34,5 +34,5 @@ def test_pieces_equal_the_whole(cuts, padding):
 
 def test_size_and_dtype():
     cache = small_decoder(dtype=torch.bfloat16).new_cache(2, 10)
-    assert cache.layers[0].key_BHSA.dtype == torch.bfloat16
+    assert cache.layers[0].kept[0].dtype == torch.bfloat16
     assert cache.num_bytes == 3 * 2 * 2 * 2 * 10 * 4 * 2  # layers, keys and values, batch, heads, length, size, bytes

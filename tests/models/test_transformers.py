@@ -89,7 +89,7 @@ def qwen3():
         },
     )
     yarn = YarnConfig(factor=4, original_context=16)
-    attention = AttentionConfig(num_heads=4, num_kv_heads=2, head_dim=16, qk_norm="head", yarn=yarn)
+    attention = AttentionConfig(num_heads=4, num_kv_heads=2, head_dim=16, qk_norm="head", rope_scaling=yarn)
     moe = MoEConfig(num_experts=6, router=TopKRouterConfig(k=2), experts=GLUExpertsConfig(hidden=20))
     return transformers.Qwen3MoeForCausalLM(theirs), attention, moe
 
