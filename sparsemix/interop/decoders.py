@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -56,5 +57,5 @@ def _empty(config: DecoderConfig, dtype: torch.dtype) -> Decoder:
         return config.build().to(dtype)
 
 
-def _cast(tensors: list[Tensor], dtype: torch.dtype) -> Tensor:
+def _cast(tensors: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
     return tensors[0].to(dtype)

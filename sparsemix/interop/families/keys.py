@@ -10,15 +10,23 @@ from sparsemix.checks import check
 OF_NO_ACCOUNT = (
     "_name_or_path",
     "architectures",
-    "attention_dropout",  # of training, as are those below
+    "attention_dropout",
+    "auto_map",
     "bos_token_id",
+    "chunk_size_feed_forward",
     "dtype",
     "eos_token_id",
+    "id2label",
     "initializer_range",
+    "is_encoder_decoder",
+    "label2id",
     "model_type",
+    "output_hidden_states",
     "output_router_logits",
     "pad_token_id",
     "pretraining_tp",
+    "problem_type",
+    "return_dict",
     "router_aux_loss_coef",
     "router_jitter_noise",
     "torch_dtype",
@@ -51,6 +59,10 @@ class Keys:
         value = self._left.pop(name, None)
         return default if value is None else value
 
+    def peek(self, name: str) -> Any:
+        """The value of a key that another will take; None where there is none."""
+        return self._left.get(name)
+
     def only(self, name: str, value: Any) -> None:
         """Take a key that may be missing.
 
@@ -66,8 +78,8 @@ class Keys:
             ValueError: it is none of the choices.
         """
         value = self.get(name, default)
-        known = ", ".join(map(repr, choices))
-        check(value in choices, f"{self.source}: {name}", f"must be {known} for our decoder", repr(value), ELSEWHERE)
+        rule = f"must be {' or '.join(map(repr, choices))} for our decoder"
+        check(value in list(choices), f"{self.source}: {name}", rule, repr(value), ELSEWHERE)
         return choices[value]
 
     def skip(self, *names: str) -> None:
@@ -75,7 +87,14 @@ class Keys:
         for name in names:
             self._left.pop(name, None)
 
+    def inside(self, name: str) -> Keys | None:
+        """The keys of an object that is the value of a key, where it is given and not empty."""
+        value, where = self.get(name, {}), f"{self.source}: {name}"
+        check(isinstance(value, dict), where, "must be a JSON object", repr(value), "get the model anew")
+        return Keys(value, where) if value else None
+
     def done(self) -> None:
         """Raise `ValueError` if a key is left: it may change what the model computes."""
-        for name, value in self._left.items():
-            check(False, f"{self.source}: {name}", "must be a key that this family has", repr(value), ELSEWHERE)
+        left = ", ".join(self._left)
+        seen = ", ".join(map(repr, self._left.values()))
+        check(not self._left, f"{self.source}: {left}", "must be a key that we know of this family", seen, ELSEWHERE)
