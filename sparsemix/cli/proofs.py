@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from sparsemix.balance import Loss
 from sparsemix.checks import check
 from sparsemix.config import read_json
 from sparsemix.data import Batch
+from sparsemix.interop import StoredModel, build, open_model
+from sparsemix.interop.families import FAMILIES
+from sparsemix.interop.own import CONFIG, MODEL_TYPE
 from sparsemix.kernels import BackendName
 from sparsemix.layer import MoEConfig
 from sparsemix.models import Decoder, DecoderConfig
@@ -24,12 +27,18 @@ from sparsemix.runs import RunFolder, read_metrics
 from sparsemix.runs.folder import RUN
 from sparsemix.train import AdamWConfig, TrainConfig, choose_precision
 from sparsemix.verify import (
+    BYTES_PER_PARAMETER,
     Finding,
     Step,
     Subject,
+    bytes_needed,
+    check_experts,
+    check_logits,
     check_metrics,
     check_tensors,
+    free_memory,
     some_tokens,
+    verify_blocks,
     verify_decoder,
     verify_layer,
 )
@@ -78,7 +87,7 @@ def proofs(path: Path, asked: Asked) -> list[Proof]:
 
 def _of_file(path: Path, asked: Asked) -> Iterator[Finding]:
     """Of weights that were just drawn: all mixtures of a decoder are then alike, and the first stands for all."""
-    keys = _keys(path)
+    keys = _read_object(path)
     if "num_experts" in keys:
         return _of_layer(read_json(MoEConfig, path), asked)
     if "vocab_size" in keys:
@@ -114,11 +123,61 @@ def _of_decoder(decoder: Decoder, config: TrainConfig, asked: Asked, files: Sequ
 
 
 def _of_run(path: Path, asked: Asked) -> Iterator[Finding]:
-    raise NotImplementedError
+    model, folder = open_model(path), RunFolder.open(path)
+    own = _of_stored(model, folder.config(TrainConfig), asked)
+    return chain(own, [check_metrics(read_metrics(folder.metrics))])
 
 
 def _of_model(path: Path, asked: Asked) -> Iterator[Finding]:
-    raise NotImplementedError
+    """In our own format, or in Hugging Face's: of a family that our decoder can be, or of another."""
+    kind = _read_object(path / CONFIG).get("model_type")
+    if kind not in (MODEL_TYPE, *FAMILIES, None):
+        return _of_stranger(path, kind, asked)
+    model = open_model(path)
+    config = TrainConfig(model=model.config, optimizer=AdamWConfig(), sequence_length=min(256, model.config.context))
+    return _of_stored(model, config, asked, None if kind == MODEL_TYPE else path)
+
+
+def _of_stored(model: StoredModel, config: TrainConfig, asked: Asked, theirs: Path | None = None) -> Iterator[Finding]:
+    """theirs: a folder that transformers can read, too."""
+    config = replace(config, model=model.config)
+    tensors = check_tensors(model.config, model.tensors)
+    if asked.layers:
+        _check_layers(model.config, asked.layers)
+        blocks = verify_blocks(model, asked.layers, _losses(config), asked.tokens, asked.torch_device, asked.backends)
+        return chain(tensors, blocks)
+    _check_room(bytes_needed(model), asked)
+    decoder = build(model, asked.torch_device, torch.float32)
+    whole = _of_decoder(decoder, config, asked, model.files)
+    if theirs is None:
+        return chain(tensors, whole)
+    tokens_BS = some_tokens(model.config.vocab_size, min(asked.tokens, 2 * model.config.context), model.files)
+    logits = (check_logits(theirs, decoder, one) for one in (tokens_BS.to(asked.torch_device),))
+    return chain(tensors, logits, whole)
+
+
+def _of_stranger(path: Path, kind: object, asked: Asked) -> Iterator[Finding]:
+    _check_room(sum(BYTES_PER_PARAMETER * file.stat().st_size // 4 for file in path.glob("*.safetensors")), asked)
+    document = _read_object(path / CONFIG)
+    vocab_size = document.get("vocab_size") or document.get("text_config", {}).get("vocab_size")
+    check(isinstance(vocab_size, int), f"{path / CONFIG}: vocab_size", "must be a number", vocab_size, "give it")
+    tokens_BS = some_tokens(
+        int(vocab_size), asked.tokens, (path / "tokenizer.json",) if (path / "tokenizer.json").is_file() else ()
+    )
+    reason = f"the family {kind} is none that our decoder can be"
+    return check_experts(path, tokens_BS.to(asked.torch_device), reason)
+
+
+def _check_room(needed: int, asked: Asked) -> None:
+    """Refuse what would drive the machine into its swap."""
+    if asked.torch_device.type != "cpu":
+        return
+    free = free_memory()
+    seen, remedy = (
+        f"{needed / 1e9:.1f} GB with {free / 1e9:.1f} GB free",
+        "name blocks to take apart one by one: --layers 0",
+    )
+    check(needed <= free, "memory", "all checks of the whole model must have room", seen, remedy)
 
 
 def _losses(config: TrainConfig) -> tuple[Loss, ...]:
@@ -143,10 +202,10 @@ def _check_layers(config: DecoderConfig, layers: Sequence[int]) -> None:
         check(layer in config.moe_layers, "layers", rule, layer, "choose others")
 
 
-def _keys(path: Path) -> set[str]:
-    """Of a JSON object; of what cannot be read, none."""
+def _read_object(path: Path) -> dict[str, Any]:
+    """A JSON object; an empty one for what cannot be read, of which others complain."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return set()
-    return set(document) if isinstance(document, dict) else set()
+        return {}
+    return document if isinstance(document, dict) else {}

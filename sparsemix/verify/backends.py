@@ -65,7 +65,11 @@ def _refusal(module: GLUExperts | MLPExperts, name: BackendName) -> str | None:
 def _compared(subject: Subject, name: str) -> Comparison:
     comparison = Comparison(subject.terms, torch.float32)
     double = twin(subject.moe)
-    names = ["gradient of x", "gradient of weights", *(f"gradient of {n}" for n, _ in double.experts.named_parameters())]  # type: ignore[attr-defined]
+    names = [
+        "gradient of x",
+        "gradient of weights",
+        *(f"gradient of {n}" for n, _ in double.experts.named_parameters()),
+    ]  # type: ignore[attr-defined]
     for tokens, routing in _routed(subject):
         y, found = _with_gradients(subject.moe, tokens.x, routing)
         expected, wanted = _with_gradients(double, tokens.x.double(), routing, y.shape)

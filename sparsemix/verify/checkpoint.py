@@ -47,7 +47,12 @@ def check_metrics(metrics: Sequence[Mapping[str, Any]]) -> Finding:
     """Of a run: JSON has no NaN, so that a number which was not finite is null."""
     if not metrics:
         return does_not_apply("metrics", "run", "there are none")
-    lost = [f"{name} at step {one.get('step')}" for one in metrics for name in ("loss", "balance") if one.get(name, 0) is None]
+    lost = [
+        f"{name} at step {one.get('step')}"
+        for one in metrics
+        for name in ("loss", "balance")
+        if one.get(name, 0) is None
+    ]
     return _of_names("metrics", lost, f"losses of {len(metrics)} rows are finite", "no finite", "run")
 
 
@@ -107,7 +112,9 @@ def _experts_differ(digests: Mapping[str, list[list[bytes]]]) -> Finding:
             other = first.setdefault(tuple(own), e)
             if other != e:
                 twins.append(f"{other} and {e} of {name}")
-    return _of_names("experts differ", twins, f"{sum(map(len, digests.values()))} experts, no two equal", "equal experts:")
+    return _of_names(
+        "experts differ", twins, f"{sum(map(len, digests.values()))} experts, no two equal", "equal experts:"
+    )
 
 
 def _of_names(check: str, names: Sequence[str], good: str, bad: str, where: str = WHERE) -> Finding:

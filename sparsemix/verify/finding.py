@@ -47,7 +47,9 @@ class Comparison:
 
     def add(self, situation: str, actual: Iterable[tuple[str, Tensor]], expected: Iterable[Tensor]) -> None:
         """Compare tensors that are of one kind, such as all gradients of one pass."""
-        pairs = [(name, a.detach().double(), e.detach().double()) for (name, a), e in zip(actual, expected, strict=True)]
+        pairs = [
+            (name, a.detach().double(), e.detach().double()) for (name, a), e in zip(actual, expected, strict=True)
+        ]
         largest = max((_size(e) for _, _, e in pairs), default=0.0)
         for name, one, wanted in pairs:
             negligible = NEGLIGIBLE if wanted.numel() > 1 else NEGLIGIBLE_ALONE

@@ -114,6 +114,6 @@ def _on_its_own_routing(loss: Loss, subject: Subject, name: str) -> Finding:
         comparison.add(tokens.name, zip(names, [actual, *found], strict=True), [expected, *wanted])
         if tokens.name == "random tokens":
             for one, gradient in zip(parameters, found):
-                error = error_of(lambda: loss(routed()), parameters[one], gradient)  # noqa: B023, called at once
+                error = error_of(lambda: loss(routed()), parameters[one], gradient)
                 comparison.note(error * comparison.tolerance / TOLERANCE, f"derivative along router.{one}")
     return comparison.finding(name, subject.where, "formula in float64")

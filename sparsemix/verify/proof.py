@@ -57,7 +57,9 @@ def verify_decoder(
     for subject in subjects(decoder, tokens_BS, losses):
         if subject.where in {f"block {layer}" for layer in wanted}:
             yield from _mathematics(subject, backends)
-    learnings = [one for one in decoder_learning(decoder, tokens_BS, losses) if one.where.split()[1] in map(str, wanted)]
+    learnings = [
+        one for one in decoder_learning(decoder, tokens_BS, losses) if one.where.split()[1] in map(str, wanted)
+    ]
     for learning in learnings:
         yield router_learns(learning)
         yield experts_learn(learning)
