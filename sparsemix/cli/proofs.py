@@ -161,9 +161,7 @@ def _of_stranger(path: Path, kind: object, asked: Asked) -> Iterator[Finding]:
     document = _read_object(path / CONFIG)
     vocab_size = document.get("vocab_size") or document.get("text_config", {}).get("vocab_size")
     check(isinstance(vocab_size, int), f"{path / CONFIG}: vocab_size", "must be a number", vocab_size, "give it")
-    tokens_BS = some_tokens(
-        int(vocab_size), asked.tokens, (path / "tokenizer.json",) if (path / "tokenizer.json").is_file() else ()
-    )
+    tokens_BS = some_tokens(int(vocab_size), asked.tokens, tuple(path.glob("tokenizer.json")))
     reason = f"the family {kind} is none that our decoder can be"
     return check_experts(path, tokens_BS.to(asked.torch_device), reason)
 
@@ -173,10 +171,7 @@ def _check_room(needed: int, asked: Asked) -> None:
     if asked.torch_device.type != "cpu":
         return
     free = free_memory()
-    seen, remedy = (
-        f"{needed / 1e9:.1f} GB with {free / 1e9:.1f} GB free",
-        "name blocks to take apart one by one: --layers 0",
-    )
+    seen, remedy = f"{needed / 1e9:.1f} GB with {free / 1e9:.1f} GB free", "take single blocks apart: --layers 0"
     check(needed <= free, "memory", "all checks of the whole model must have room", seen, remedy)
 
 
@@ -197,8 +192,9 @@ def _step_of(config: TrainConfig) -> Step:
 
 
 def _check_layers(config: DecoderConfig, layers: Sequence[int]) -> None:
+    there = ", ".join(map(str, config.moe_layers)) or "none"
     for layer in layers:
-        rule = f"must be among the blocks with a mixture, {', '.join(map(str, config.moe_layers)) or 'of which there are none'}"
+        rule = f"must be among the blocks with a mixture, which are {there}"
         check(layer in config.moe_layers, "layers", rule, layer, "choose others")
 
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -60,7 +60,7 @@ def _print(found: dict[str, list[Finding]]) -> None:
 def _as_table(name: str, findings: Sequence[Finding]) -> Table:
     table = Table(title=name)
     for column in ("check", "of", ""):
-        table.add_column(column)
+        table.add_column(column, no_wrap=True)
     for column in ("error", "allowed"):
         table.add_column(column, justify="right")
     table.add_column("compared with", overflow="fold")
@@ -70,7 +70,8 @@ def _as_table(name: str, findings: Sequence[Finding]) -> Table:
             table.add_section()
         where = one.where
         errors = ("" if number is None else f"{number:.1e}" for number in (one.error, one.tolerance))
-        table.add_row(one.check, one.where, VERDICTS[one.passed], *errors, one.detail)
+        detail = f"{one.detail}: {one.worst}" if one.passed is False and one.worst else one.detail
+        table.add_row(one.check, one.where, VERDICTS[one.passed], *errors, detail)
     return table
 
 
@@ -90,6 +91,6 @@ def _as_json(found: dict[str, list[Finding]]) -> str:
     return json.dumps({**counts, "findings": [_finite(one) for one in findings]}, indent=2)
 
 
-def _finite(finding: dict[str, object]) -> dict[str, object]:
+def _finite(finding: dict[str, Any]) -> dict[str, Any]:
     """JSON has no infinity: an error that is one is null."""
     return finding | {"error": None if finding["error"] == float("inf") else finding["error"]}

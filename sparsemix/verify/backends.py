@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sparsemix.experts.glu import GLUExperts
 from sparsemix.experts.mlp import MLPExperts
@@ -65,11 +65,8 @@ def _refusal(module: GLUExperts | MLPExperts, name: BackendName) -> str | None:
 def _compared(subject: Subject, name: str) -> Comparison:
     comparison = Comparison(subject.terms, torch.float32)
     double = twin(subject.moe)
-    names = [
-        "gradient of x",
-        "gradient of weights",
-        *(f"gradient of {n}" for n, _ in double.experts.named_parameters()),
-    ]  # type: ignore[attr-defined]
+    parameters = cast(nn.Module, double.experts).named_parameters()
+    names = ["gradient of x", "gradient of weights", *(f"gradient of {one}" for one, _ in parameters)]
     for tokens, routing in _routed(subject):
         y, found = _with_gradients(subject.moe, tokens.x, routing)
         expected, wanted = _with_gradients(double, tokens.x.double(), routing, y.shape)
@@ -94,7 +91,7 @@ def _with_gradients(
         y, _ = moe_forward(x, routing._replace(weight_N=weight_N), moe.experts)
     else:
         y = experts_loop(moe.experts, x, routing, weight_N, out_shape)
-    inputs = [x, weight_N, *cast(torch.nn.Module, moe.experts).parameters()]
+    inputs = [x, weight_N, *cast(nn.Module, moe.experts).parameters()]
     return y.detach(), gradients((y * upstream(y)).sum(), inputs)
 
 
@@ -118,5 +115,5 @@ def _routed(subject: Subject) -> Iterator[tuple[Tokens, Routing]]:
 
 @torch.no_grad()
 def _route(moe: MoE, tokens: Tokens) -> Routing:
-    with evaluating(cast(torch.nn.Module, moe.router)):
+    with evaluating(cast(nn.Module, moe.router)):
         return moe.router(tokens.x, tokens.info, tokens.previous)

@@ -18,6 +18,8 @@ from sparsemix.verify.finding import Finding, does_not_apply
 BORN_ZERO = ("bias", "noise", "excess")
 """In the names of tensors that begin as zeros, and may stay so."""
 WHERE = "checkpoint"
+LOSSES = ("loss", "balance")
+"""What a step writes of its own."""
 
 
 class _Read(NamedTuple):
@@ -47,12 +49,7 @@ def check_metrics(metrics: Sequence[Mapping[str, Any]]) -> Finding:
     """Of a run: JSON has no NaN, so that a number which was not finite is null."""
     if not metrics:
         return does_not_apply("metrics", "run", "there are none")
-    lost = [
-        f"{name} at step {one.get('step')}"
-        for one in metrics
-        for name in ("loss", "balance")
-        if one.get(name, 0) is None
-    ]
+    lost = [f"{name} at step {one['step']}" for one in metrics for name in LOSSES if one.get(name, 0) is None]
     return _of_names("metrics", lost, f"losses of {len(metrics)} rows are finite", "no finite", "run")
 
 
@@ -98,7 +95,7 @@ def _read(tensors: TensorSource, stack_of: Mapping[str, str]) -> _Read:
 
 
 def _digest(tensor: Tensor) -> bytes:
-    return blake2b(tensor.contiguous().view(-1).view(torch.uint8).numpy(), digest_size=16).digest()
+    return blake2b(tensor.contiguous().view(-1).view(torch.uint8).numpy().data, digest_size=16).digest()
 
 
 def _experts_differ(digests: Mapping[str, list[list[bytes]]]) -> Finding:
@@ -112,9 +109,8 @@ def _experts_differ(digests: Mapping[str, list[list[bytes]]]) -> Finding:
             other = first.setdefault(tuple(own), e)
             if other != e:
                 twins.append(f"{other} and {e} of {name}")
-    return _of_names(
-        "experts differ", twins, f"{sum(map(len, digests.values()))} experts, no two equal", "equal experts:"
-    )
+    count = sum(map(len, digests.values()))
+    return _of_names("experts differ", twins, f"{count} experts, no two equal", "equal experts:")
 
 
 def _of_names(check: str, names: Sequence[str], good: str, bad: str, where: str = WHERE) -> Finding:

@@ -44,9 +44,8 @@ def error_of(function: Callable[[], Tensor], tensor: Tensor, gradient: Tensor) -
     size = tensor.square().mean().sqrt().item() if tensor.numel() else 0.0
     least = float("inf")
     for _ in range(TRIES):
-        direction = torch.randn(tensor.shape, generator=generator, dtype=torch.float64).to(tensor.device) * (
-            size or 1.0
-        )
+        direction = torch.randn(tensor.shape, generator=generator, dtype=torch.float64).to(tensor.device)
+        direction *= size or 1.0
         actual = (gradient * direction).sum().item()
         expected = _change(function, tensor, direction)
         scale = max(abs(actual), abs(expected), 1e-3 * abs(function().item()), 1e-12)

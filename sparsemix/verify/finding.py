@@ -26,13 +26,15 @@ class Finding(NamedTuple):
     where: str
     """Of which part: `block 3`, `model`, `checkpoint`."""
     detail: str
-    """What was compared with what, the worst of it; or why the check does not apply."""
+    """What was compared with what, or what was found; or why the check does not apply."""
     passed: bool | None
     """None: it does not apply."""
     error: float | None = None
     """The largest difference, relative to the largest number of the tensor it is in."""
     tolerance: float | None = None
     """The most it may be."""
+    worst: str = ""
+    """Where that difference is."""
 
 
 class Comparison:
@@ -47,9 +49,8 @@ class Comparison:
 
     def add(self, situation: str, actual: Iterable[tuple[str, Tensor]], expected: Iterable[Tensor]) -> None:
         """Compare tensors that are of one kind, such as all gradients of one pass."""
-        pairs = [
-            (name, a.detach().double(), e.detach().double()) for (name, a), e in zip(actual, expected, strict=True)
-        ]
+        both = zip(actual, expected, strict=True)
+        pairs = [(name, one.detach().double(), wanted.detach().double()) for (name, one), wanted in both]
         largest = max((_size(e) for _, _, e in pairs), default=0.0)
         for name, one, wanted in pairs:
             negligible = NEGLIGIBLE if wanted.numel() > 1 else NEGLIGIBLE_ALONE
@@ -68,7 +69,7 @@ class Comparison:
         if not self.compared:
             return Finding(check, where, f"nothing to compare with {against}", None)
         passed = self.error <= self.tolerance
-        return Finding(check, where, f"{against}; worst: {self.worst}", passed, self.error, self.tolerance)
+        return Finding(check, where, against, passed, self.error, self.tolerance, self.worst)
 
 
 def does_not_apply(check: str, where: str, reason: str) -> Finding:

@@ -23,9 +23,7 @@ def check_router(subject: Subject) -> Finding:
     for tokens in map(wide, subject.situations()):
         gate = gate_of(moe.router, tokens.x, tokens.previous)
         if gate is None:
-            reason = (
-                f"no closed form of the router {inside(moe.router).config.type} here; see derivatives and causality"
-            )
+            reason = f"no closed form of the router {inside(moe.router).config.type} here; see derivatives"
             return does_not_apply(check, subject.where, reason)
         with evaluating(cast(nn.Module, moe.router)):
             routing = moe.router(tokens.x, tokens.info, tokens.previous)
@@ -112,9 +110,8 @@ def _right_edges_live(routing: Routing, gate: Gate) -> bool:
 
 def _matched(routing: Routing, wanted: Routing) -> Tensor:
     """The weights of these edges in another routing of the same tokens; NaN where it has not such an edge."""
-    places: dict[Any, int] = {
-        edge: n for n, edge in enumerate(zip(routing.token_N.tolist(), routing.expert_N.tolist()))
-    }
+    own = zip(routing.token_N.tolist(), routing.expert_N.tolist())
+    places: dict[Any, int] = {edge: n for n, edge in enumerate(own)}
     edges = zip(wanted.token_N.tolist(), wanted.expert_N.tolist())
     index_N = torch.tensor([places.get(edge, -1) for edge in edges], dtype=torch.int64, device=routing.token_N.device)
     if not len(routing.weight_N):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -105,7 +105,7 @@ def experts_learn(learning: Learning) -> Finding:
     return Finding(check, learning.where, detail, True)
 
 
-def gradients_by_expert(experts: Any, gradient_of: dict[Tensor, Tensor]) -> list[list[Tensor]]:
+def gradients_by_expert(experts: Any, gradient_of: Mapping[Any, Tensor]) -> list[list[Tensor]]:
     """For each expert, the gradients of what is its own; nothing for experts without parameters."""
     match experts:
         case ZeroExperts() | CopyExperts():

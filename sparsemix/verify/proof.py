@@ -53,13 +53,11 @@ def verify_decoder(
         step: a step of its training; None: none is taken.
         backends: who computes the experts.
     """
-    wanted = decoder.config.moe_layers if layers is None else layers
+    wanted = {f"block {layer}" for layer in (decoder.config.moe_layers if layers is None else layers)}
     for subject in subjects(decoder, tokens_BS, losses):
-        if subject.where in {f"block {layer}" for layer in wanted}:
+        if subject.where in wanted:
             yield from _mathematics(subject, backends)
-    learnings = [
-        one for one in decoder_learning(decoder, tokens_BS, losses) if one.where.split()[1] in map(str, wanted)
-    ]
+    learnings = [one for one in decoder_learning(decoder, tokens_BS, losses) if one.where in wanted]
     for learning in learnings:
         yield router_learns(learning)
         yield experts_learn(learning)

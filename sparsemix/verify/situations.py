@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -95,11 +95,11 @@ def upstream(y: Tensor) -> Tensor:
     return torch.randn(y.shape, generator=generator).to(y.device, y.dtype)
 
 
-def gradients(loss: Tensor, inputs: list[Tensor]) -> list[Tensor]:
+def gradients(loss: Tensor, inputs: Sequence[Tensor]) -> list[Tensor]:
     """Zero where an input takes no part."""
     if not loss.requires_grad:
         return [torch.zeros_like(tensor) for tensor in inputs]
-    found = torch.autograd.grad(loss, inputs, allow_unused=True, retain_graph=True)
+    found = torch.autograd.grad(loss, list(inputs), allow_unused=True, retain_graph=True)
     return [torch.zeros_like(tensor) if grad is None else grad for tensor, grad in zip(inputs, found)]
 
 
