@@ -41,6 +41,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time a name is loaded
         ModuleExperts,
         ModuleExpertsConfig,
         Part,
+        TiedExpertsConfig,
         ZeroExpertsConfig,
     )
     from sparsemix.layer import MoE, MoEConfig, MoEExpertsConfig, moe_forward
@@ -134,6 +135,7 @@ __all__ = [
     "SoftRouting",
     "SwitchLoss",
     "SwitchRouterConfig",
+    "TiedExpertsConfig",
     "TokenInfo",
     "TokenRoundingRouterConfig",
     "TokenSoftmaxConfig",
@@ -191,6 +193,7 @@ _HOMES = {
         "ModuleExperts",
         "ModuleExpertsConfig",
         "Part",
+        "TiedExpertsConfig",
         "ZeroExpertsConfig",
     ),
     "layer": ("MoE", "MoEConfig", "MoEExpertsConfig", "moe_forward"),

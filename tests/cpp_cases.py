@@ -46,7 +46,7 @@ def activation_of(form, name="silu"):
         case "interleaved":
             return Gated(name, interleaved=True)
         case "clamped":
-            return ClampedGated(limit=2.0, alpha=1.3)
+            return ClampedGated(limit=2.0, alpha=1.3, offset=0.5)
         case _:
             return Plain(name)
 

@@ -16,7 +16,7 @@ from sparsemix.kernels.weights import ExpertWeights, Gradients, Needs
 from sparsemix.routing import Dispatch, Routing, sort_by_expert
 
 FORMS = ["gated", "plain", "biased", "gated_biased", "gated_interleaved", "gated_clamped_biased"]
-CLAMPED = ClampedGated(limit=0.8, alpha=1.3)  # interleaved too
+CLAMPED = ClampedGated(limit=0.8, alpha=1.3, offset=0.5)  # interleaved too
 ALL = Needs(True, True, True, True, True, True)
 TOLERANCE = {torch.float32: 2e-5, torch.float16: 1e-2, torch.bfloat16: 6e-2}
 

@@ -18,8 +18,11 @@ from sparsemix.experts.simple import (
     ZeroExperts,
     ZeroExpertsConfig,
 )
+from sparsemix.experts.tied import TiedExperts, TiedExpertsConfig
 
-ExpertsConfig = Annotated[PartConfig | ConcatExpertsConfig | LSTMExpertsConfig, Field(discriminator="type")]
+ExpertsConfig = Annotated[
+    PartConfig | ConcatExpertsConfig | LSTMExpertsConfig | TiedExpertsConfig, Field(discriminator="type")
+]
 DenseConfig = Annotated[GLUExpertsConfig | ClampedGLUExpertsConfig | MLPExpertsConfig, Field(discriminator="type")]
 
 __all__ = [
@@ -45,6 +48,8 @@ __all__ = [
     "OneTokenExperts",
     "Part",
     "PartConfig",
+    "TiedExperts",
+    "TiedExpertsConfig",
     "ZeroExperts",
     "ZeroExpertsConfig",
     "part_of",

@@ -1,8 +1,8 @@
 """The arithmetic of experts: grouped matrix products, the expert MLP around them, and the combine."""
 
-from sparsemix.kernels.activations import Activation, ActivationName, ClampedGated, Gated, Plain
+from sparsemix.kernels.activations import Activation, ActivationName, ClampedGated, Custom, Gated, Plain
 from sparsemix.kernels.backend import BackendName, Choice, choose_backend
-from sparsemix.kernels.combine import combine
+from sparsemix.kernels.combine import combine, spread
 from sparsemix.kernels.expert_mlp import expert_mlp
 from sparsemix.kernels.gemm import add_product, onednn_is_faster, product
 from sparsemix.kernels.grouped import expert_of_row
@@ -19,6 +19,7 @@ __all__ = [
     "BackendName",
     "Choice",
     "ClampedGated",
+    "Custom",
     "ExpertWeights",
     "Gated",
     "Plain",
@@ -35,4 +36,5 @@ __all__ = [
     "onednn_is_faster",
     "product",
     "rms_norm",
+    "spread",
 ]

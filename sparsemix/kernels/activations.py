@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
@@ -15,8 +16,10 @@ ActivationName = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2", "sigmoid"
 class Activation(Protocol):
     """Maps the pre-activation h to the F numbers that the down projection reads."""
 
-    width: int
-    """Size of h over F: 2 for gated, 1 for plain."""
+    @property
+    def width(self) -> int:
+        """Size of h over F: 2 for gated, 1 for plain."""
+        ...
 
     @property
     def interleaved(self) -> bool:
@@ -73,30 +76,59 @@ class Gated(NamedTuple):
 
 
 class ClampedGated(NamedTuple):
-    """a = g sigmoid(alpha g) (u + 1), g clamped from above and u on both sides. Source: the gpt-oss models, 2025."""
+    """a = g sigmoid(alpha g) (u + offset), g clamped from above and u on both sides.
+
+    Source: the gpt-oss models, 2025; with alpha 1 and offset 0 the clamped SwiGLU of others.
+    """
 
     limit: float = 7.0
     alpha: float = 1.702
     interleaved: bool = True
+    offset: float = 1.0
 
     width = 2
 
     def forward(self, h: Tensor) -> Tensor:
         gate, up = gate_and_up(h, self.interleaved)
         gate, up = gate.clamp(max=self.limit), up.clamp(-self.limit, self.limit)
-        return gate * torch.sigmoid(self.alpha * gate) * (up + 1)
+        return gate * torch.sigmoid(self.alpha * gate) * (up + self.offset)
 
     def recompute(self, h: Tensor, da: Tensor) -> tuple[Tensor, Tensor]:
         gate, up = gate_and_up(h, self.interleaved)
         dh = torch.empty_like(h)
         dgate, dup = gate_and_up(dh, self.interleaved)
         gate_inside, up_inside = gate <= self.limit, up.abs() <= self.limit
-        gate, up = gate.clamp(max=self.limit), up.clamp(-self.limit, self.limit) + 1
+        gate, up = gate.clamp(max=self.limit), up.clamp(-self.limit, self.limit) + self.offset
         share = torch.sigmoid(self.alpha * gate)
         act = gate * share
         torch.mul(da * act, up_inside, out=dup)
         torch.mul(da * up * (share + self.alpha * act * (1 - share)), gate_inside, out=dgate)
         return torch.mul(act, up, out=da), dh
+
+
+class Custom(NamedTuple):
+    """a = function(h), any function of the rows of h: its derivative is autograd's, of the function computed again.
+
+    For back ends that call PyTorch between their products; compiled ones cannot. The function has no parameters of its
+    own to differentiate by, and draws no noise.
+    """
+
+    function: Callable[[Tensor], Tensor]
+    width: int
+
+    interleaved = False
+
+    def forward(self, h: Tensor) -> Tensor:
+        a = self.function(h)
+        shared = a.untyped_storage().data_ptr() == h.untyped_storage().data_ptr()
+        return a.clone() if shared else a  # callers go on in it
+
+    def recompute(self, h: Tensor, da: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            h = h.detach().requires_grad_()
+            a = self.forward(h)
+        (dh,) = torch.autograd.grad(a, h, da)
+        return a.detach(), dh
 
 
 def gate_and_up(h: Tensor, interleaved: bool) -> tuple[Tensor, Tensor]:
@@ -106,7 +138,7 @@ def gate_and_up(h: Tensor, interleaved: bool) -> tuple[Tensor, Tensor]:
 
 
 KINDS = {kind.__name__: kind for kind in (Plain, Gated, ClampedGated)}
-"""All that back ends compute."""
+"""All that every back end computes."""
 
 
 def written(activation: Any) -> str:

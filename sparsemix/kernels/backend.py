@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sparsemix.checks import check
 from sparsemix.kernels import cpp, cpu, native, triton
-from sparsemix.kernels.activations import Activation
+from sparsemix.kernels.activations import Activation, Custom
 from sparsemix.kernels.weights import ExpertWeights, Gradients, Needs
 from sparsemix.routing import Dispatch
 
@@ -48,26 +48,35 @@ class Choice(NamedTuple):
     """None for the reference, which is a loop under autograd."""
 
 
-def choose_backend(name: BackendName, x_TD: Tensor, weights: ExpertWeights) -> Choice:
+def choose_backend(
+    name: BackendName, x_TD: Tensor, weights: ExpertWeights, activation: Activation | None = None
+) -> Choice:
     """The back end of that name; `auto` is the first that can: of `cpp` and `cpu`, on a GPU of `native` and `triton`.
 
+    Args:
+        name: which is asked for.
+        x_TD: tokens.
+        weights: of the experts.
+        activation: between the projections; None: one that every back end computes.
+
     Raises:
-        ValueError: the one asked for cannot serve the tensors.
+        ValueError: the one asked for cannot serve the tensors or the activation.
     """
     asked = "the config asks for it"
+    uncompiled = "an activation that is a function of PyTorch's" if isinstance(activation, Custom) else ""
     match name:
         case "reference":
             return Choice("reference", asked, None)
         case "cpu":
             return Choice("cpu", asked, cpu)
         case "cpp":
-            return _if_it_can(name, cpp.refuses(x_TD, *weights), lambda: cpp)
+            return _if_it_can(name, uncompiled or cpp.refuses(x_TD, *weights), lambda: cpp)
         case "native":
             return _if_it_can(name, native.refuses(x_TD, weights), lambda: native.BACKEND)
         case "triton":
-            return _if_it_can(name, triton.refuses(x_TD, weights), _triton)
+            return _if_it_can(name, uncompiled or triton.refuses(x_TD, weights), _triton)
         case "auto":
-            return _first_that_can(x_TD, weights)
+            return _first_that_can(x_TD, weights, uncompiled)
 
 
 def _if_it_can(name: BackendName, refusal: str, ops: Callable[[], Backend]) -> Choice:
@@ -75,11 +84,11 @@ def _if_it_can(name: BackendName, refusal: str, ops: Callable[[], Backend]) -> C
     return Choice(name, "the config asks for it", ops())
 
 
-def _first_that_can(x_TD: Tensor, weights: ExpertWeights) -> Choice:
+def _first_that_can(x_TD: Tensor, weights: ExpertWeights, uncompiled: str) -> Choice:
     if not x_TD.is_cuda:
-        of_cpp = cpp.refuses(x_TD, *weights)
+        of_cpp = uncompiled or cpp.refuses(x_TD, *weights)
         return Choice("cpu", f"cpp refuses {of_cpp}", cpu) if of_cpp else Choice("cpp", "float32 on a CPU", cpp)
-    of_native, of_triton = native.refuses(x_TD, weights), triton.refuses(x_TD, weights)
+    of_native, of_triton = native.refuses(x_TD, weights), uncompiled or triton.refuses(x_TD, weights)
     if not of_native:
         return Choice("native", "grouped_mm can serve the sizes and the type", native.BACKEND)
     if not of_triton:

@@ -25,11 +25,21 @@ def combine(y_ND: Tensor, dispatch: Dispatch, num_tokens: int) -> Tensor:
     return _Combine.apply(y_ND, dispatch, num_tokens)
 
 
+def spread(x_TD: Tensor, dispatch: Dispatch) -> Tensor:
+    """x_n = the row of x of row n's token, (N, D): what `combine` is the transpose of.
+
+    The gradient of a token's row is the sum over its rows, of which the dead must be 0.
+    """
+    return _Spread.apply(x_TD, dispatch)
+
+
 def gather_sum(y_ND: Tensor, dispatch: Dispatch, num_tokens: int) -> Tensor:
     """`combine` without autograd."""
-    if dispatch.slot_TK is None:
-        return _sum_ragged(y_ND, dispatch.token_N, num_tokens)
-    return _sum_slots(y_ND, dispatch.slot_TK)
+    return _sum(y_ND, dispatch.token_N, dispatch.slot_TK, num_tokens)
+
+
+def _sum(y_RD: Tensor, token_N: Tensor, slot_TK: Tensor | None, num_tokens: int) -> Tensor:
+    return _sum_ragged(y_RD, token_N, num_tokens) if slot_TK is None else _sum_slots(y_RD, slot_TK)
 
 
 def _sum_slots(y_ND: Tensor, slot_TK: Tensor) -> Tensor:
@@ -59,3 +69,19 @@ class _Combine(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         (token_N,) = ctx.saved_tensors
         return grads[0].index_select(0, token_N), None, None
+
+
+class _Spread(torch.autograd.Function):
+    """Backward gathers: autograd's own adds up with atomics on a GPU."""
+
+    @staticmethod
+    def forward(ctx: Any, x_TD: Tensor, dispatch: Dispatch) -> Tensor:
+        ctx.save_for_backward(dispatch.token_N, dispatch.slot_TK)
+        ctx.num_tokens = len(x_TD)
+        return x_TD.index_select(0, dispatch.token_N)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (dx_ND,), (token_N, slot_TK) = grads, ctx.saved_tensors
+        return _sum(dx_ND, token_N, slot_TK, ctx.num_tokens), None

@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+from sparsemix.checks import check
 from sparsemix.kernels import compiled, reference
-from sparsemix.kernels.activations import Activation
+from sparsemix.kernels.activations import Activation, Custom
 from sparsemix.kernels.backend import Backend, BackendName, choose_backend
 from sparsemix.kernels.weights import ExpertWeights, Needs
 from sparsemix.routing import Dispatch
@@ -42,11 +43,16 @@ def expert_mlp(
         (T, O), where W_down is (O, F), in the dtype of x; gradient flows to x, the combine weights and the experts'
         weights.
 
+    Raises:
+        ValueError: the back end asked for, or the compiler, cannot serve the tensors or the activation.
+
     Source: the gradient of the combine weight is SonicMoE's identity (2512.14080).
     """
     if torch.compiler.is_compiling() and backend != "reference":
+        rule, remedy = "must be one that has a name to be compiled", "leave the experts out: torch.compiler.disable"
+        check(not isinstance(activation, Custom), "activation", rule, "a function of PyTorch's", remedy)
         return compiled.expert_mlp(x_TD, dispatch, weights, activation, backend)
-    ops = choose_backend(backend, x_TD, weights).ops
+    ops = choose_backend(backend, x_TD, weights, activation).ops
     if ops is None and recompute:
         arguments = (x_TD, dispatch, weights, activation)
         return checkpoint(reference.expert_mlp, *arguments, use_reentrant=False, preserve_rng_state=False)

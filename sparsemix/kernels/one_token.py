@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from sparsemix.kernels import cpp
-from sparsemix.kernels.activations import Activation
+from sparsemix.kernels.activations import Activation, Custom
 from sparsemix.kernels.backend import BackendName
 from sparsemix.kernels.gemm import product
 from sparsemix.kernels.modes import nobody_differentiates
@@ -22,7 +22,8 @@ def one_token(
     """
     if len(x_TD) != 1 or backend not in ("auto", "cpp", "cpu") or not nobody_differentiates(x_TD):
         return None
-    if backend != "cpu" and cpp.takes_one_token(x_TD, weights):
+    compiled = backend != "cpu" and not isinstance(activation, Custom)
+    if compiled and cpp.takes_one_token(x_TD, weights):
         live = slice(None) if routing.live_N is None else routing.live_N
         return cpp.one_token(x_TD, routing.expert_N[live], routing.weight_N[live], weights, activation)
     return _expert_by_expert(x_TD, routing, weights, activation)

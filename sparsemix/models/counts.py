@@ -28,6 +28,8 @@ from sparsemix.experts import (
     ExpertsConfig,
     GLUExpertsConfig,
     MLPExpertsConfig,
+    TiedExperts,
+    TiedExpertsConfig,
     ZeroExpertsConfig,
 )
 from sparsemix.layer import MoE, MoEConfig, MoEExpertsConfig
@@ -188,6 +190,8 @@ def ffn_tally(config: DenseConfig | ExpertsConfig | MoEExpertsConfig, dim: int) 
 
 def experts_tally(config: ExpertsConfig | MoEExpertsConfig, dim: int, num_experts: int, active: Fraction) -> Tally:
     """All routed experts, of which a token visits so many on average, each as often as any other."""
+    if isinstance(config, TiedExpertsConfig):
+        return routed(ffn_tally(config.experts, dim), config.num_distinct, active)
     if not isinstance(config, ConcatExpertsConfig):
         return routed(ffn_tally(config, dim), num_experts, active)
     every = sum((part.num_experts * ffn_tally(part.experts, dim) for part in config.parts), Tally())
@@ -232,7 +236,8 @@ def _active_share(decoder: Decoder) -> dict[str, Fraction]:
     for prefix, module in decoder.named_modules():
         if isinstance(module, MoE):
             edges = Fraction(cast(Any, module.router).config.edges_per_token(module.router.num_experts))
-            share = edges / module.router.num_experts
+            experts = module.experts
+            share = edges / (experts.num_distinct if isinstance(experts, TiedExperts) else experts.num_experts)
             for name, _ in module.get_submodule("experts").named_parameters(f"{prefix}.experts"):
                 shares[name] = share * shares.get(name, Fraction(1))
     for layer in decoder.config.depth_layers:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from sparsemix.files import PARTIAL, new_folder, sync
 from sparsemix.runs import versions
 from sparsemix.runs.errors import RunError, writing
 from sparsemix.runs.versions import VersionError, migrated
+from sparsemix.tensors import Derived, Recipe, TensorSource, open_file
 
 STATE = "state.json"
 PREFIX = "step-"
@@ -77,17 +79,24 @@ class Checkpoints:
             RunError: it is missing, damaged or of a newer version; names the file and the checkpoint before it.
         """
         path = self.path(step)
-        try:
-            state = json.loads((path / STATE).read_text())
-            state = migrated("state", state, state["version"], str(path))
+        with self._reading(step):
+            state = _state(path)
             wanted = state["files"] if files is None else files
             tensors = {name: _read(path, name, state["files"][name]) for name in wanted}
             return Checkpoint(tensors, state["values"])
-        except VersionError:
-            raise
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            reason = str(error) if isinstance(error, _DamagedError) else f"{STATE} with {error!r}"
-            raise RunError(f"{path}: must be a whole checkpoint, got {reason}; {self._remedy(step)}") from None
+
+    def open(self, step: int, name: str) -> TensorSource:
+        """The tensors of one file, to be read one at a time; its checksum is compared now.
+
+        Raises:
+            RunError: it is missing, damaged or of a newer version.
+        """
+        path = self.path(step)
+        with self._reading(step):
+            description = _state(path)["files"][name]
+            source, same_as = open_file(_intact(path, name, description)), description["same_as"]
+            recipes = {key: Recipe((key,), _alone) for key in source.specs}
+            return Derived(source, recipes | {key: Recipe((owner,), _alone) for key, owner in same_as.items()})
 
     def keep_last(self, count: int) -> None:
         """Remove all but the last `count`, and what was left behind by processes that were killed."""
@@ -97,6 +106,17 @@ class Checkpoints:
         for leftover in self.folder.glob(f"{PREFIX}*{PARTIAL}"):
             shutil.rmtree(leftover, ignore_errors=True)
         sync(self.folder)
+
+    @contextmanager
+    def _reading(self, step: int) -> Iterator[None]:
+        try:
+            yield
+        except VersionError:
+            raise
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            reason = str(error) if isinstance(error, _DamagedError) else f"{STATE} with {error!r}"
+            path = self.path(step)
+            raise RunError(f"{path}: must be a whole checkpoint, got {reason}; {self._remedy(step)}") from None
 
     def _remedy(self, step: int) -> str:
         earlier = [other for other in self.steps() if other < step]
@@ -131,14 +151,28 @@ def _whole(tensor: Tensor) -> Tensor:
     return tensor if whole else tensor.clone()
 
 
+def _state(folder: Path) -> dict[str, Any]:
+    state = json.loads((folder / STATE).read_text())
+    return migrated("state", state, state["version"], str(folder))
+
+
 def _read(folder: Path, name: str, description: Mapping[str, Any]) -> dict[str, Tensor]:
+    tensors = load_file(_intact(folder, name, description))
+    return tensors | {key: tensors[owner] for key, owner in description["same_as"].items()}
+
+
+def _intact(folder: Path, name: str, description: Mapping[str, Any]) -> Path:
+    """The file of this name, which holds what was written."""
     path = folder / _file_name(name)
     if not path.is_file():
         raise _DamagedError(f"no {path.name}")
     if _sha256(path) != description["sha256"]:
         raise _DamagedError(f"{path.name} with other contents than were written")
-    tensors = load_file(path)
-    return tensors | {key: tensors[owner] for key, owner in description["same_as"].items()}
+    return path
+
+
+def _alone(tensors: Sequence[Tensor]) -> Tensor:
+    return tensors[0]
 
 
 def _file_name(name: str) -> str:

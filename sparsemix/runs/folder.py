@@ -92,7 +92,15 @@ class RunFolder:
         Raises:
             ValueError: config.json is damaged, or of a newer version.
         """
-        return from_json(kind, json.dumps(self._read("config", CONFIG)), str(self.path / CONFIG))
+        return from_json(kind, json.dumps(self.asked()), str(self.path / CONFIG))
+
+    def asked(self) -> dict[str, Any]:
+        """What was asked for, as JSON: for those who know a part of it only.
+
+        Raises:
+            ValueError: config.json is damaged, or of a newer version.
+        """
+        return self._read("config", CONFIG)
 
     def facts(self) -> dict[str, Any]:
         """What run.json says.

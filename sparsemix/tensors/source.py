@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
@@ -58,20 +59,25 @@ class Recipe(NamedTuple):
 class Derived:
     """Tensors made of those of another source when they are read.
 
-    The inputs of the last recipe are kept: neighbours that are cut from one tensor read it once.
+    The inputs of the last recipe are kept where other recipes have the same: neighbours that are cut from one tensor
+    read it once, and what many are joined to is not held twice.
     """
 
     def __init__(self, source: TensorSource, recipes: Mapping[str, Recipe]) -> None:
         self.source, self.recipes = source, recipes
         self.specs = {name: spec_of(self._shape_of(recipe)) for name, recipe in recipes.items()}
+        self._users = Counter(recipe.inputs for recipe in recipes.values())
         self._last: tuple[tuple[str, ...], list[Tensor]] = ((), [])
 
     def read(self, name: str) -> Tensor:
         inputs, make = self.recipes[name]
-        if inputs != self._last[0]:
-            self._last = ((), [])  # what was kept goes before more is read
-            self._last = (inputs, [self.source.read(one) for one in inputs])
-        return make(self._last[1])
+        if inputs == self._last[0]:
+            return make(self._last[1])
+        self._last = ((), [])  # what was kept goes before more is read
+        tensors = [self.source.read(one) for one in inputs]
+        if self._users[inputs] > 1:
+            self._last = (inputs, tensors)
+        return make(tensors)
 
     def _shape_of(self, recipe: Recipe) -> Tensor:
         specs = [self.source.specs[name] for name in recipe.inputs]

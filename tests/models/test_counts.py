@@ -19,6 +19,7 @@ from sparsemix.experts import (
     MLPExpertsConfig,
     ModuleExpertsConfig,
     Part,
+    TiedExpertsConfig,
     ZeroExpertsConfig,
 )
 from sparsemix.layer import MoEConfig, MoEExpertsConfig
@@ -49,7 +50,8 @@ def mixtures(draw):
     concat = draw(st.none() | st.lists(parts, min_size=2, max_size=3))
     num_experts = draw(st.integers(2, 6)) if concat is None else sum(part.num_experts for part in concat)
     inside = MoEConfig(num_experts=3, experts=GLUExpertsConfig(hidden=2))
-    alike = dense_layers | st.just(MoEExpertsConfig(moe=inside))
+    tied = st.builds(TiedExpertsConfig, num_distinct=st.integers(1, num_experts), experts=dense_layers)
+    alike = dense_layers | st.just(MoEExpertsConfig(moe=inside)) | tied
     shared = draw(st.none() | dense_layers)
     return MoEConfig(
         num_experts=num_experts,
@@ -136,6 +138,7 @@ MIXTURE = MoEConfig(
         {"attention": LatentAttentionConfig(num_heads=2, q_rank=5, kv_rank=7, nope_dim=4, rope_dim=2, value_dim=6)},
         {"dense_layers": (2,), "without_ffn": (1,)},
         {"moe": None, "ffn": None},
+        {"moe": replace(MIXTURE, experts=TiedExpertsConfig(num_distinct=3, experts=MIXTURE.experts))},
         {"depth": DepthConfig(capacity=0.5)},
         {"depth": DepthConfig(capacity=0.5, every=1, predictor="router")},
     ],

@@ -54,6 +54,28 @@ def test_only_the_files_asked_for_are_read(checkpoints):
     )
 
 
+def test_tensors_of_one_file_one_at_a_time(checkpoints):
+    source = checkpoints.open(10, "model")
+    read = {name: source.read(name) for name in source.specs}
+    assert_same(Checkpoint({"model": read}, {}), Checkpoint({"model": example(10).tensors["model"]}, {}))
+
+
+def test_tied_tensors_one_at_a_time(tmp_path):
+    weight = torch.arange(6.0)
+    Checkpoints(tmp_path).save(1, Checkpoint({"model": {"one": weight, "other": weight}}, {}))
+    source = Checkpoints(tmp_path).open(1, "model")
+    assert all(torch.equal(source.read(name), weight) for name in ("one", "other"))
+
+
+def test_a_damaged_file_is_refused_before_anything_of_it_is_read(checkpoints):
+    path = checkpoints.path(10) / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(RunError, match=r"model.safetensors with other contents .* resume from step 5"):
+        checkpoints.open(10, "model")
+
+
 def test_no_checkpoint_yet(tmp_path):
     assert Checkpoints(tmp_path).latest() is None
     assert Checkpoints(tmp_path / "none").steps() == []

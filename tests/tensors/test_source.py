@@ -36,3 +36,10 @@ def test_neighbours_cut_from_one_tensor_read_it_once() -> None:
     cut = Derived(source, parts)
     assert [cut.read(name).tolist() for name in parts] == [[0, 1], [2, 3], [4, 5]]
     assert source.reads == {"stacked": 1}
+
+
+def test_what_is_joined_is_not_kept() -> None:
+    source = Counted({"a": torch.ones(2), "b": torch.zeros(2)})
+    joined = Derived(source, {"ab": Recipe(("a", "b"), lambda found: torch.cat(list(found)))})
+    assert [joined.read("ab").tolist() for _ in range(2)] == [[1, 1, 0, 0]] * 2
+    assert source.reads == {"a": 2, "b": 2}

@@ -90,7 +90,7 @@ struct Joint {
 };
 
 struct Clamp {
-    float limit, alpha;
+    float limit, alpha, offset;
 };
 
 template <class Act>
@@ -101,14 +101,14 @@ struct Times {
     }
 };
 
-// g sigmoid(alpha g) (u + 1), g clamped from above and u on both sides.
+// g sigmoid(alpha g) (u + offset), g clamped from above and u on both sides.
 struct Clamped {
     static Joint at(Vec gate, Vec up, Clamp clamp) {
         Vec gate_inside = gate <= clamp.limit ? all(1.0f) : all(0.0f);
         Vec up_inside = up <= clamp.limit ? (up >= -clamp.limit ? all(1.0f) : all(0.0f)) : all(0.0f);
         gate = gate > clamp.limit ? all(clamp.limit) : gate;
         up = up > clamp.limit ? all(clamp.limit) : up;
-        up = (up < -clamp.limit ? all(-clamp.limit) : up) + 1.0f;
+        up = (up < -clamp.limit ? all(-clamp.limit) : up) + clamp.offset;
         Vec s = sigmoid(clamp.alpha * gate), act = gate * s;
         return {act * up, up * (s + clamp.alpha * act * (1.0f - s)) * gate_inside, act * up_inside};
     }

@@ -35,7 +35,7 @@ class Call(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in _SIZES),
-        *((name, ctypes.c_double) for name in ("limit", "alpha")),
+        *((name, ctypes.c_double) for name in ("limit", "alpha", "offset")),
         *((name, ctypes.c_void_p) for name in _INPUTS),
         ("up", Matrices),
         ("down", Matrices),
@@ -49,7 +49,7 @@ class Call(ctypes.Structure):
         self.gated, self.interleaved = activation.width == 2, activation.interleaved
         self.threads, self.activation = torch.get_num_threads(), _number(activation)
         if isinstance(activation, ClampedGated):
-            self.limit, self.alpha = activation.limit, activation.alpha
+            self.limit, self.alpha, self.offset = activation.limit, activation.alpha, activation.offset
         self._check_shapes(weights, activation.width * self.hidden)
         self.up = Matrices(weights.up_EGD.data_ptr(), *weights.up_EGD.stride())
         self.down = Matrices(weights.down_EDF.data_ptr(), *weights.down_EDF.stride())

@@ -25,7 +25,7 @@ struct Matrices {
 // Laid out as the caller fills it in; null where there is no such thing or nobody asks.
 struct Call {
     int64_t tokens, dim, out, hidden, gated, interleaved, experts, k, activation, threads;
-    double limit, alpha;  // of a clamped activation
+    double limit, alpha, offset;  // of a clamped activation
     const float* x;
     const int64_t* token;
     const float* weight;
@@ -53,7 +53,7 @@ struct Call {
     }
 
     const Activation& act() const { return activations[activation]; }
-    Clamp clamp() const { return {float(limit), float(alpha)}; }
+    Clamp clamp() const { return {float(limit), float(alpha), float(offset)}; }
 };
 
 // Consecutive panels of one expert: those from `row` on of the dispatch, `lane` counted in lanes from the first panel.

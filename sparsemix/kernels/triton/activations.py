@@ -12,24 +12,24 @@ from sparsemix.kernels.activations import Activation, ClampedGated, Gated, Plain
 
 def constants(activation: Activation, hidden: int) -> dict[str, Any]:
     """What kernels are compiled for. Column f STEP of h is the gate's f-th, UP further is its up column; 0: no gate."""
-    name, limit, alpha = "clamped", 0.0, 0.0
+    name, limit, alpha, offset = "clamped", 0.0, 0.0, 0.0
     if isinstance(activation, ClampedGated):
-        limit, alpha = activation.limit, activation.alpha
+        limit, alpha, offset = activation.limit, activation.alpha, activation.offset
     else:
         assert isinstance(activation, Plain | Gated), "there are no others"
         name = activation.name
     step, up = (2, 1) if activation.interleaved else (1, hidden if activation.width == 2 else 0)
-    return {"STEP": step, "UP": up, "NAME": name, "LIMIT": limit, "ALPHA": alpha}
+    return {"STEP": step, "UP": up, "NAME": name, "LIMIT": limit, "ALPHA": alpha, "OFFSET": offset}
 
 
 @triton.jit
-def gated_and_slopes(gate, up, NAME: tl.constexpr, LIMIT: tl.constexpr, ALPHA: tl.constexpr):
+def gated_and_slopes(gate, up, NAME: tl.constexpr, LIMIT: tl.constexpr, ALPHA: tl.constexpr, OFFSET: tl.constexpr):
     """(value, derivative by gate, derivative by up)."""
     if NAME == "clamped":
         gate_inside = tl.where(gate <= LIMIT, 1.0, 0.0)
         up_inside = tl.where((up <= LIMIT) & (up >= -LIMIT), 1.0, 0.0)
         gate = tl.where(gate > LIMIT, LIMIT, gate)
-        up = tl.where(up > LIMIT, LIMIT, tl.where(up < -LIMIT, -LIMIT, up)) + 1
+        up = tl.where(up > LIMIT, LIMIT, tl.where(up < -LIMIT, -LIMIT, up)) + OFFSET
         s = tl.sigmoid(ALPHA * gate)
         act = gate * s
         slope = (s + ALPHA * act * (1 - s)) * gate_inside

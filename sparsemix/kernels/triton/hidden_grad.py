@@ -98,6 +98,7 @@ def _hidden_gradient_kernel(
     NAME: tl.constexpr,
     LIMIT: tl.constexpr,
     ALPHA: tl.constexpr,
+    OFFSET: tl.constexpr,
     PART: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -125,13 +126,13 @@ def _hidden_gradient_kernel(
     part = tile * PARTS
     places = (w, rows, live, num_rows, h_ptr, dh_ptr, wa_ptr, dots_ptr)
     if PARTS == 1:
-        _finish(dwa, part, *places, F, PART, STEP, UP, NAME, LIMIT, ALPHA)
+        _finish(dwa, part, *places, F, PART, STEP, UP, NAME, LIMIT, ALPHA, OFFSET)
     else:
         tl.static_assert(PARTS == 2)
         left, right = tl.split(dwa.reshape(BLOCK_M, 2, PART).permute(0, 2, 1))
-        _finish(left, part, *places, F, PART, STEP, UP, NAME, LIMIT, ALPHA)
+        _finish(left, part, *places, F, PART, STEP, UP, NAME, LIMIT, ALPHA, OFFSET)
         if (part + 1) * PART < F:
-            _finish(right, part + 1, *places, F, PART, STEP, UP, NAME, LIMIT, ALPHA)
+            _finish(right, part + 1, *places, F, PART, STEP, UP, NAME, LIMIT, ALPHA, OFFSET)
 
 
 @triton.jit
@@ -153,6 +154,7 @@ def _finish(
     NAME: tl.constexpr,
     LIMIT: tl.constexpr,
     ALPHA: tl.constexpr,
+    OFFSET: tl.constexpr,
 ):
     """From dwa on PART columns, all that is made of it."""
     f = part * PART + tl.arange(0, PART)
@@ -164,7 +166,7 @@ def _finish(
     da = w * dwa
     if UP:
         up = tl.load(h_ptr + h_at + UP, mask=f_ok, other=0.0).to(tl.float32)
-        a, slope, by_up = gated_and_slopes(h, up, NAME, LIMIT, ALPHA)
+        a, slope, by_up = gated_and_slopes(h, up, NAME, LIMIT, ALPHA, OFFSET)
         if dh_ptr is not None:
             tl.store(dh_ptr + h_at + UP, (da * by_up).to(dh_ptr.dtype.element_ty), mask=store)
     else:

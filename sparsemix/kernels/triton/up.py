@@ -74,6 +74,7 @@ def _up_kernel(
     NAME: tl.constexpr,
     LIMIT: tl.constexpr,
     ALPHA: tl.constexpr,
+    OFFSET: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -99,7 +100,7 @@ def _up_kernel(
         gate, up = dot_rows_pair(x_ptrs, w_ptrs, v_ptrs, stride_d, f < F, D, EVEN, PRECISION, BLOCK_M, BLOCK_N, BLOCK_K)
         gate = _store_h(gate, h_ptr, bias_ptr, expert, rows, g, f < F, store, G)
         up = _store_h(up, h_ptr, bias_ptr, expert, rows, g + UP, f < F, store, G)
-        a, _, _ = gated_and_slopes(gate, up, NAME, LIMIT, ALPHA)  # the compiler drops the slopes
+        a, _, _ = gated_and_slopes(gate, up, NAME, LIMIT, ALPHA, OFFSET)  # the compiler drops the slopes
     else:
         h = dot_rows(x_ptrs, w_ptrs, stride_d, f < F, D, EVEN, PRECISION, BLOCK_M, BLOCK_N, BLOCK_K)
         a, _ = pointwise_and_slope(_store_h(h, h_ptr, bias_ptr, expert, rows, g, f < F, store, G), NAME)
