@@ -24,6 +24,7 @@ from sparsemix.files import write_text
 
 END = "<|end|>"
 END_ID = 256
+SETTINGS = "tokenizer_config.json"
 
 
 class Tokenizer:
@@ -85,21 +86,33 @@ class Tokenizer:
         return TextStream(self.token_bytes)
 
     def save(self, path: Path) -> None:
-        """Write `tokenizer.json`, which the `tokenizers` and `transformers` libraries read too."""
+        """Write `tokenizer.json`, which the `tokenizers` and `transformers` libraries read too.
+
+        An end of another name than ours is written beside it, as `transformers` does.
+        """
+        if self.end != END:
+            settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": self.end}
+            write_text(path.with_name(SETTINGS), json.dumps(settings, indent=2) + "\n")
         write_text(path, self.model.to_str(pretty=True))
 
     @classmethod
-    def load(cls, path: Path, end: str = END) -> Tokenizer:
+    def load(cls, path: Path, end: str | int | None = None) -> Tokenizer:
         """The tokenizer in a `tokenizer.json`, ours or any byte-level one.
 
+        Args:
+            path: the file.
+            end: the end of a document, by name or id; None: what `tokenizer_config.json` beside it says, or ours.
+
         Raises:
-            ValueError: no such file, no tokenizer in it, not byte-level, or no token named `end`.
+            ValueError: no such file, no tokenizer in it, not byte-level, or no such `end`.
         """
         try:
             model = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
         except Exception as error:  # the library raises plain Exception
             raise ValueError(f"{path}: must be a tokenizer.json, got {error}; check the file") from None
-        return cls(model, end)
+        if end is None:
+            end = _end_beside(path) or END
+        return cls(model, end if isinstance(end, str) else model.id_to_token(end) or f"token {end}")
 
     @cached_property
     def _is_bytes(self) -> bool:
@@ -192,6 +205,18 @@ def _byte_level(merges: list[tuple[str, str]]) -> Tokenizer:
     model.decoder = ByteLevelDecoder()
     model.add_special_tokens([tokenizers.AddedToken(END, special=True, normalized=False)])
     return Tokenizer(model)
+
+
+def _end_beside(path: Path) -> str | None:
+    """The end of a document that `tokenizer_config.json` names: a string, or an object with its content."""
+    settings = path.with_name(SETTINGS)
+    if not settings.is_file():
+        return None
+    try:
+        end = json.loads(settings.read_text(encoding="utf-8")).get("eos_token")
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{settings}: must be a JSON object, got {error}; check the file") from None
+    return end.get("content") if isinstance(end, dict) else end
 
 
 def _byte_of_character() -> dict[str, int]:
