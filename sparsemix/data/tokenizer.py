@@ -79,7 +79,7 @@ class Tokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of the ids; bytes that are no UTF-8 become U+FFFD, special tokens nothing."""
-        return b"".join(self.token_bytes[index] for index in ids).decode("utf-8", errors="replace")
+        return b"".join(bytes_of(index, self.token_bytes) for index in ids).decode("utf-8", errors="replace")
 
     def stream(self) -> TextStream:
         """A decoder for ids that come one at a time."""
@@ -134,11 +134,16 @@ class TextStream:
 
     def push(self, index: int) -> str:
         """The characters that this id completes, often none."""
-        return self._decoder.decode(self._token_bytes[index])
+        return self._decoder.decode(bytes_of(index, self._token_bytes))
 
     def close(self) -> str:
         """What is left: U+FFFD if the text broke off inside a character."""
         return self._decoder.decode(b"", final=True)
+
+
+def bytes_of(index: int, token_bytes: Sequence[bytes]) -> bytes:
+    """What an id stands for; nothing if it is past the last, for which many a model has rows all the same."""
+    return token_bytes[index] if index < len(token_bytes) else b""
 
 
 @config
