@@ -53,7 +53,7 @@ def test_an_unknown_verb_is_one_line_with_the_nearest(sparsemix):
     answer = sparsemix("trian", "--out", "x")
     assert answer.code == 2
     assert answer.out == ""
-    expected = "verb: must be one of demo, train, eval, generate, info, got 'trian'; did you mean train?"
+    expected = f"verb: must be one of {', '.join(VERBS)}, got 'trian'; did you mean train?"
     assert answer.err == f"error: {expected}\n"
 
 
