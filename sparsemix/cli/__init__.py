@@ -23,8 +23,10 @@ VERBS = {
     "train": "train a language model in a run folder, or go on with one",
     "eval": "loss and bits per byte of a run or a model on held-out or other text, by domain",
     "generate": "continue prompts with the model of a run or of a folder",
-    "info": "parameters, FLOPs and memory of a run, a model, a config file or a known architecture",
     "import": "a model of a Hugging Face folder, or of a run, into a folder of our own format",
+    "export": "write a model for transformers and what builds on it, or for llama.cpp",
+    "surgery": "cut, grow and join models: upcycle, merge-dense, prune, merge-experts, split, grow, ...",
+    "info": "parameters, FLOPs and memory of a run, a model, a config file or a known architecture",
 }
 INTERRUPTED = 130
 

@@ -70,6 +70,15 @@ REFUSED = {
         "attention.num_kv_heads: must be 4",
     ),
     "sinks without biases": (changed("gpt-oss", attention=grouped(sinks=True)), "attention.bias: must be 'qkvo'"),
+    "sinks with a norm": (
+        changed("gpt-oss", attention=grouped(sinks=True, bias="qkvo", qk_norm="head")),
+        "attention.qk_norm: must be none in llama.cpp's gpt-oss, got head",
+    ),
+    "a bias of the output": (
+        changed("qwen3", attention=grouped(qk_norm="head", bias="qkvo")),
+        "attention.bias: the output must have none in llama.cpp's qwen3",
+    ),
+    "sinks without a mixture": (changed("gpt-oss", moe=None, ffn=FFN), "moe: must be given in llama.cpp's gpt-oss"),
     "a query rank at V2-Lite's depth": (
         changed("deepseek2: V3", num_layers=27),
         "attention.q_rank: must be none with 27 blocks",
