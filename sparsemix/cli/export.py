@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 import torch
 import tyro
@@ -13,7 +13,7 @@ from sparsemix.checks import check
 from sparsemix.cli.flags import parse, shown_as
 from sparsemix.interop import open_model
 from sparsemix.interop.export import export_model
-from sparsemix.interop.gguf import write_gguf
+from sparsemix.interop.gguf import FileType, write_gguf
 from sparsemix.interop.stored import StoredModel
 from sparsemix.models.counts import count_by_formula
 
@@ -46,13 +46,15 @@ def run(args: list[str]) -> int:
 
 
 def _write(model: StoredModel, given: Export) -> str:
-    """The family."""
+    """What it has become."""
     if given.format == "gguf":
-        rule, remedy = "must be float32, float16 or q8_0 for gguf", "choose one of them"
-        dtype = given.dtype or "float32"
-        if dtype == "bfloat16":
-            raise ValueError(f"dtype: {rule}, got {dtype}; {remedy}")
-        write_gguf(model, given.out, dtype)
-        return f"gguf in {dtype}"
+        return _write_gguf(model, given.out, given.dtype or "float32")
     check(given.dtype != "q8_0", "dtype", "must be float32, bfloat16 or float16 in a folder", "q8_0", "or choose gguf")
     return export_model(model, given.out, given.format, getattr(torch, given.dtype) if given.dtype else None)
+
+
+def _write_gguf(model: StoredModel, out: Path, dtype: DTypeName) -> str:
+    fits = dtype != "bfloat16"
+    check(fits, "dtype", "must be float32, float16 or q8_0 for gguf", dtype, "choose one of them")
+    write_gguf(model, out, cast(FileType, dtype))
+    return f"gguf in {dtype}"

@@ -55,6 +55,7 @@ def export_model(model: StoredModel, out: Path, format: Format = "auto", dtype: 
         if family == MODEL_TYPE:
             write_stubs(folder)
             write_json(folder / FACTS, dict(model.facts))
-        write_json(folder / CONFIG, document | special_tokens(model))
+        tokens = special_tokens(model)
+        write_json(folder / CONFIG, {key: value for key, value in document.items() if key not in tokens} | tokens)
         (folder / "README.md").write_text(model_card(model, out.resolve().name, family), encoding="utf-8")
     return family
