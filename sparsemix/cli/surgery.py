@@ -17,8 +17,8 @@ from sparsemix.cli.flags import Many, Switch, flatten, parse
 from sparsemix.cli.kinds import begun, choose_kinds
 from sparsemix.cli.tables import print_facts
 from sparsemix.config import to_json
-from sparsemix.interop import StoredModel, open_model, write_own
-from sparsemix.interop.own import check_free
+from sparsemix.interop import StoredModel, export_model, open_model, write_own
+from sparsemix.interop.own import MODEL_TYPE, check_free
 from sparsemix.surgery import (
     AddNullConfig,
     DropLayerExpertsConfig,
@@ -128,7 +128,7 @@ def run(args: list[str]) -> int:
     text = TextConfig(sources=flatten(given.text) or TextConfig().sources, tokens=given.tokens).read(models[0])
     done = operate(lambda models, text: verb.apply(models, given.settings, text), models, text)
     facts = _facts(name, given.settings, done)
-    _write(done.edited.model, facts, given.out)
+    facts |= {"family": _write(done.edited.model, facts, given.out), "out": str(given.out)}
     print(json.dumps(facts, indent=2)) if given.json else print_facts(_shown(facts))
     return 0
 
@@ -165,7 +165,8 @@ def _facts(name: str, settings: Any, done: Operation) -> dict[str, Any]:
 def _shown(facts: dict[str, Any]) -> dict[str, Any]:
     change = facts["change"]
     before, after = change["bits_per_byte_before"], change["bits_per_byte_after"]
-    wide = facts["max_abs_logit_float64"]
+    wide, family = facts["max_abs_logit_float64"], facts["family"]
+    format = "in our own format" if family == MODEL_TYPE else f"as transformers' {family}"
     return {
         "in theory": f"{'exact' if facts['exact'] else 'not exact'}: {facts['why']}",
         "measured": {
@@ -176,18 +177,21 @@ def _shown(facts: dict[str, Any]) -> dict[str, Any]:
             "bits per byte after": f"{after:.4f} ({after - before:+.4f})",
         },
         **({"decided": facts["decisions"]} if facts["decisions"] else {}),
-        "written": facts["written"],
+        "written": f"{facts['out']}, {format}",
     }
 
 
-def _write(model: StoredModel, facts: dict[str, Any], out: Path) -> None:
-    """The model, and beside it what was done to it, earlier edits too."""
-    facts["written"] = f"{out}, in our own format"
-    recorded = with_record(model, {name: value for name, value in facts.items() if name != "written"})
+def _write(model: StoredModel, facts: dict[str, Any], out: Path) -> str:
+    """The model, and beside it what was done to it, earlier edits too; says in which format."""
+    recorded = with_record(model, facts)
     with TemporaryDirectory() as scratch:
         record = Path(scratch, RECORD)
         record.write_text(json.dumps(recorded.facts["surgery"], indent=2) + "\n", encoding="utf-8")
-        write_own(recorded._replace(files=(*recorded.files, record)), out)
+        recorded = recorded._replace(files=(*recorded.files, record))
+        if model.family != MODEL_TYPE:
+            return export_model(recorded, out)
+        write_own(recorded, out)
+        return MODEL_TYPE
 
 
 def _help() -> str:

@@ -45,7 +45,13 @@ def operate(apply: Apply, models: Sequence[StoredModel], text: Text) -> Operatio
     wide = [cast(model, torch.float64) for model in models]
     seen = compare(wide[0], apply(wide, text).model, text).max_abs_logit
     rule = f"must keep logits within {TOLERANCE:g}, since {found.theory.why}"
-    check(seen <= TOLERANCE, "surgery", rule, f"{seen:g}", "nothing was written; please report this")
+    check(
+        seen <= TOLERANCE,
+        "surgery",
+        rule,
+        f"{seen:g}",
+        "nothing was written; if experts do not tie, please report this",
+    )
     return Operation(found, change, seen)
 
 
