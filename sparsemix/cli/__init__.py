@@ -1,7 +1,8 @@
 """The command line: each verb is a parse and one call; errors are one line.
 
-Exit codes: 0 done; 2 something given is wrong, or the run cannot go on, said in one line; 130 (SIGINT) and 143
-(SIGTERM) stopped by a signal, training having saved first; 1 with a traceback is a bug of ours.
+Exit codes: 0 done; 2 something given is wrong, or the run cannot go on, said in one line; 3 `verify` found something
+that is not as it should be; 130 (SIGINT) and 143 (SIGTERM) stopped by a signal, training having saved first; 1 with a
+traceback is a bug of ours.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ VERBS = {
     "generate": "continue prompts with the model of a run",
     "export": "write a model for transformers and what builds on it, or for llama.cpp",
     "surgery": "cut, grow and join models: upcycle, merge-dense, prune, merge-experts, split, grow, ...",
+    "verify": "prove that a layer, a run or a model computes what it should",
     "info": "parameters, FLOPs and memory of a run, a config file or a known architecture",
 }
 INTERRUPTED = 130
@@ -77,6 +79,6 @@ def _help() -> str:
             *lines,
             "",
             "sparsemix VERB --help says what a verb takes. Exit codes: 0 done; 2 refused, in one line;",
-            "130 and 143 stopped by SIGINT and SIGTERM, training having saved first.",
+            "3 verify has found a fault; 130 and 143 stopped by SIGINT and SIGTERM, training having saved first.",
         ]
     )

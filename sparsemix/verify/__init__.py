@@ -1,1 +1,28 @@
 """Proof that a layer, a run or a model of another library computes what it should."""
+
+from sparsemix.verify.blocks import BYTES_PER_PARAMETER, bytes_needed, free_memory, verify_blocks
+from sparsemix.verify.checkpoint import check_metrics, check_tensors
+from sparsemix.verify.counterpart import check_experts, check_logits
+from sparsemix.verify.finding import Finding
+from sparsemix.verify.proof import subjects, verify_decoder, verify_layer
+from sparsemix.verify.situations import Subject
+from sparsemix.verify.step import Step
+from sparsemix.verify.text import some_tokens
+
+__all__ = [
+    "BYTES_PER_PARAMETER",
+    "Finding",
+    "Step",
+    "Subject",
+    "bytes_needed",
+    "check_experts",
+    "check_logits",
+    "check_metrics",
+    "check_tensors",
+    "free_memory",
+    "some_tokens",
+    "subjects",
+    "verify_blocks",
+    "verify_decoder",
+    "verify_layer",
+]

@@ -1,0 +1,207 @@
+"""What a path is, and which proofs there are of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sparsemix.balance import Loss
+from sparsemix.checks import check
+from sparsemix.config import read_json
+from sparsemix.data import Batch
+from sparsemix.interop import StoredModel, build, open_model
+from sparsemix.interop.families import FAMILIES
+from sparsemix.interop.own import CONFIG, MODEL_TYPE
+from sparsemix.kernels import BackendName
+from sparsemix.layer import MoEConfig
+from sparsemix.models import Decoder, DecoderConfig
+from sparsemix.runs import RunFolder, read_metrics
+from sparsemix.runs.folder import RUN
+from sparsemix.train import AdamWConfig, TrainConfig, choose_precision
+from sparsemix.verify import (
+    BYTES_PER_PARAMETER,
+    Finding,
+    Step,
+    Subject,
+    bytes_needed,
+    check_experts,
+    check_logits,
+    check_metrics,
+    check_tensors,
+    free_memory,
+    some_tokens,
+    verify_blocks,
+    verify_decoder,
+    verify_layer,
+)
+
+LAYER_DIM = 64
+"""Width of a layer whose config stands alone, since it says none."""
+SEQUENCE = 5
+"""Likewise, length of items that are sequences."""
+Proof = tuple[str, Iterator[Finding]]
+
+
+class Asked(NamedTuple):
+    """How to prove."""
+
+    tokens: int
+    layers: tuple[int, ...]
+    triton: bool
+    device: str
+
+    @property
+    def backends(self) -> tuple[BackendName, ...]:
+        """Triton's kernels where there is a GPU, or where they are asked for."""
+        usual: tuple[BackendName, ...] = ("reference", "cpu", "cpp", "native")
+        return (*usual, "triton") if self.triton or self.torch_device.type == "cuda" else usual
+
+    @property
+    def torch_device(self) -> torch.device:
+        return choose_precision(self.device, "float32").device
+
+
+def proofs(path: Path, asked: Asked) -> list[Proof]:
+    """What is proven of a path, by name; nothing is computed yet.
+
+    Raises:
+        ValueError: there is no such thing, or it cannot be read.
+    """
+    if not path.is_dir():
+        return [(path.name, _of_file(path, asked))]
+    if (path / RUN).is_file():
+        return [(path.name, _of_run(path, asked))]
+    runs = sorted(found.parent for found in path.glob(f"*/{RUN}"))
+    if runs:
+        return [(f"{path.name}/{run.name}", _of_run(run, asked)) for run in runs]
+    return [(path.name, _of_model(path, asked))]
+
+
+def _of_file(path: Path, asked: Asked) -> Iterator[Finding]:
+    """Of weights that were just drawn: all mixtures of a decoder are then alike, and the first stands for all."""
+    keys = _read_object(path)
+    if "num_experts" in keys:
+        return _of_layer(read_json(MoEConfig, path), asked)
+    if "vocab_size" in keys:
+        model = read_json(DecoderConfig, path)
+        config = TrainConfig(model=model, optimizer=AdamWConfig(), sequence_length=min(256, model.context))
+    else:
+        config = read_json(TrainConfig, path)
+    decoder = config.model.build(config.seed)
+    asked = asked._replace(layers=asked.layers or config.model.moe_layers[:1])
+    return _of_decoder(decoder, config, asked, ())
+
+
+def _of_layer(config: MoEConfig, asked: Asked) -> Iterator[Finding]:
+    torch.manual_seed(0)
+    moe = config.build(LAYER_DIM).to(asked.torch_device)
+    shape = (*[SEQUENCE] * (config.item_dims - 1), LAYER_DIM)
+    subject = Subject(moe, "layer", shape, asked.tokens, config.router.losses(config.num_experts))
+    return verify_layer(subject, asked.backends)
+
+
+def _of_decoder(decoder: Decoder, config: TrainConfig, asked: Asked, files: Sequence[Path]) -> Iterator[Finding]:
+    _check_layers(config.model, asked.layers)
+    tokens = min(asked.tokens, 2 * config.model.context)
+    tokens_BS = some_tokens(config.model.vocab_size, tokens, files).to(asked.torch_device)
+    return verify_decoder(
+        decoder.to(asked.torch_device),
+        tokens_BS,
+        _losses(config),
+        layers=asked.layers or None,
+        step=_step_of(replace(config, device=asked.device, dtype="float32", compile=False)),
+        backends=asked.backends,
+    )
+
+
+def _of_run(path: Path, asked: Asked) -> Iterator[Finding]:
+    model, folder = open_model(path), RunFolder.open(path)
+    own = _of_stored(model, folder.config(TrainConfig), asked)
+    return chain(own, [check_metrics(read_metrics(folder.metrics))])
+
+
+def _of_model(path: Path, asked: Asked) -> Iterator[Finding]:
+    """In our own format, or in Hugging Face's: of a family that our decoder can be, or of another."""
+    kind = _read_object(path / CONFIG).get("model_type")
+    if kind not in (MODEL_TYPE, *FAMILIES, None):
+        return _of_stranger(path, kind, asked)
+    model = open_model(path)
+    config = TrainConfig(model=model.config, optimizer=AdamWConfig(), sequence_length=min(256, model.config.context))
+    return _of_stored(model, config, asked, None if kind == MODEL_TYPE else path)
+
+
+def _of_stored(model: StoredModel, config: TrainConfig, asked: Asked, theirs: Path | None = None) -> Iterator[Finding]:
+    """theirs: a folder that transformers can read, too."""
+    config = replace(config, model=model.config)
+    tensors = check_tensors(model.config, model.tensors)
+    if asked.layers:
+        _check_layers(model.config, asked.layers)
+        blocks = verify_blocks(model, asked.layers, _losses(config), asked.tokens, asked.torch_device, asked.backends)
+        return chain(tensors, blocks)
+    _check_room(bytes_needed(model), asked)
+    decoder = build(model, asked.torch_device, torch.float32)
+    whole = _of_decoder(decoder, config, asked, model.files)
+    if theirs is None:
+        return chain(tensors, whole)
+    tokens_BS = some_tokens(model.config.vocab_size, min(asked.tokens, 2 * model.config.context), model.files)
+    logits = (check_logits(theirs, decoder, one) for one in (tokens_BS.to(asked.torch_device),))
+    return chain(tensors, logits, whole)
+
+
+def _of_stranger(path: Path, kind: object, asked: Asked) -> Iterator[Finding]:
+    _check_room(sum(BYTES_PER_PARAMETER * file.stat().st_size // 4 for file in path.glob("*.safetensors")), asked)
+    document = _read_object(path / CONFIG)
+    vocab_size = document.get("vocab_size") or document.get("text_config", {}).get("vocab_size")
+    check(isinstance(vocab_size, int), f"{path / CONFIG}: vocab_size", "must be a number", vocab_size, "give it")
+    tokens_BS = some_tokens(int(vocab_size), asked.tokens, tuple(path.glob("tokenizer.json")))
+    reason = f"the family {kind} is none that our decoder can be"
+    return check_experts(path, tokens_BS.to(asked.torch_device), reason)
+
+
+def _check_room(needed: int, asked: Asked) -> None:
+    """Refuse what would drive the machine into its swap."""
+    if asked.torch_device.type != "cpu":
+        return
+    free = free_memory()
+    seen, remedy = f"{needed / 1e9:.1f} GB with {free / 1e9:.1f} GB free", "take single blocks apart: --layers 0"
+    check(needed <= free, "memory", "all checks of the whole model must have room", seen, remedy)
+
+
+def _losses(config: TrainConfig) -> tuple[Loss, ...]:
+    return config.balance.build(config.model).losses
+
+
+def _step_of(config: TrainConfig) -> Step:
+    """A step of this training, at its peak learning rate: the first ones of a warm-up are too short to be seen."""
+
+    def step(decoder: Decoder, tokens_BS: Tensor) -> None:
+        tokens = tokens_BS.cpu().numpy()
+        ones = np.ones(tokens[:, 1:].shape, dtype=np.float32)
+        batch = Batch(tokens[:, :-1], tokens[:, 1:], ones, None, None)
+        config.build(decoder, multiplier=lambda number: 1.0).step([batch])
+
+    return step
+
+
+def _check_layers(config: DecoderConfig, layers: Sequence[int]) -> None:
+    there = ", ".join(map(str, config.moe_layers)) or "none"
+    for layer in layers:
+        rule = f"must be among the blocks with a mixture, which are {there}"
+        check(layer in config.moe_layers, "layers", rule, layer, "choose others")
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """A JSON object; an empty one for what cannot be read, of which others complain."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return document if isinstance(document, dict) else {}
