@@ -2,10 +2,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+LLAMA := .venv-llama
 # A process a core, each with one thread of torch (tests/conftest.py); who has no more to do takes tests of others.
 PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
 
-.PHONY: install demo test check bench docs clean
+.PHONY: install demo test test-slow check bench docs clean
 
 install: $(VENV)/.installed
 
@@ -20,6 +21,16 @@ demo: install
 
 test: install
 	$(PYTEST)
+
+# llama.cpp is built once, which takes minutes, into an environment of its own.
+$(LLAMA)/.installed: constraints-llama.txt
+	$(PYTHON) -m venv $(LLAMA)
+	CMAKE_ARGS=-DLLAVA_BUILD=OFF $(LLAMA)/bin/python -m pip install --quiet --disable-pip-version-check \
+		-c constraints-llama.txt llama-cpp-python
+	touch $@
+
+test-slow: install $(LLAMA)/.installed
+	$(PYTEST) -m llama_cpp
 
 check: install
 	$(BIN)/ruff format --check .
@@ -42,4 +53,4 @@ docs: install
 	$(BIN)/python benchmarks/report.py
 
 clean:
-	rm -rf $(VENV) build dist
+	rm -rf $(VENV) $(LLAMA) build dist

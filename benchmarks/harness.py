@@ -29,13 +29,24 @@ Spread = dict[str, float]
 """Median, minimum and quartiles of a number that was measured."""
 
 
-def arguments(description: str, argv: Sequence[str] | None, rounds: int = 15) -> argparse.Namespace:
-    """The command line of every benchmark; sets up the process, and refuses to go on where kernels are wrong."""
+def arguments(
+    description: str, argv: Sequence[str] | None, rounds: int = 15, **options: Mapping[str, Any]
+) -> argparse.Namespace:
+    """The command line of every benchmark; sets up the process, and refuses to go on where kernels are wrong.
+
+    Args:
+        description: what it measures.
+        argv: the arguments; None: those of the process.
+        rounds: how many if nobody says.
+        options: those of this benchmark alone, by name: what `add_argument` takes.
+    """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--rounds", type=int, default=rounds, help="how often each contestant is timed")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results", help="folder of the result")
     parser.add_argument("--toy", action="store_true", help="sizes that only show that the benchmark runs")
+    for name, option in options.items():
+        parser.add_argument(f"--{name}", **option)
     found = parser.parse_args(argv)
     torch.set_num_threads(found.threads)
     if not found.toy:

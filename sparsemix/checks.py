@@ -13,6 +13,7 @@ EXTRAS = {
     "matplotlib": "plot",
     "tensorboard": "tensorboard",
     "gguf": "gguf",
+    "scipy": "surgery",
     "transformers": "hf",
     "triton": "triton",
 }

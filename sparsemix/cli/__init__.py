@@ -23,6 +23,8 @@ VERBS = {
     "train": "train a language model in a run folder, or go on with one",
     "eval": "loss and bits per byte of a run on held-out or other text, by domain",
     "generate": "continue prompts with the model of a run",
+    "export": "write a model for transformers and what builds on it, or for llama.cpp",
+    "surgery": "cut, grow and join models: upcycle, merge-dense, prune, merge-experts, split, grow, ...",
     "verify": "prove that a layer, a run or a model computes what it should",
     "info": "parameters, FLOPs and memory of a run, a config file or a known architecture",
 }

@@ -44,7 +44,9 @@ def build(model: StoredModel, device: torch.device | str = "cpu", dtype: torch.d
         ValueError: a tensor is missing, extra, or of another shape than the config says.
     """
     decoder = _empty(model.config, model_dtype(model) if dtype is None else dtype)
-    check_tensors(model.tensors.specs, {name: spec_of(tensor) for name, tensor in decoder.state_dict().items()}, "model")
+    check_tensors(
+        model.tensors.specs, {name: spec_of(tensor) for name, tensor in decoder.state_dict().items()}, "model"
+    )
     decoder.to_empty(device=device)
     for name, tensor in decoder.state_dict().items():
         tensor.copy_(model.tensors.read(name))

@@ -12,6 +12,7 @@ from sparsemix.config import from_json, to_json
 from sparsemix.files import new_folder
 from sparsemix.interop.agree import check_tensors
 from sparsemix.interop.decoders import decoder_specs, model_dtype
+from sparsemix.interop.remote_code import AUTO_MAP, write_stubs
 from sparsemix.interop.stored import StoredModel
 from sparsemix.models import DecoderConfig
 from sparsemix.runs import FORMAT_VERSION
@@ -44,6 +45,7 @@ def write_own(model: StoredModel, out: Path) -> None:
     check_tensors(model.tensors.specs, decoder_specs(model.config), "model")
     with writing(out), new_folder(out) as folder:
         write_folder(model.tensors, folder)
+        write_stubs(folder)
         copy_along(model, folder)
         (folder / FACTS).write_text(json.dumps(dict(model.facts), indent=2) + "\n", encoding="utf-8")
         (folder / CONFIG).write_text(json.dumps(own_config(model), indent=2) + "\n", encoding="utf-8")
@@ -72,14 +74,22 @@ def own_config(model: StoredModel) -> dict[str, Any]:
         "model_type": MODEL_TYPE,
         "format_version": FORMAT_VERSION,
         "dtype": str(model_dtype(model)).removeprefix("torch."),
+        "auto_map": AUTO_MAP,
+        **derived_fields(config),
+        **model.facts.get("special_tokens", {}),
+        "model": json.loads(to_json(config)),
+    }
+
+
+def derived_fields(config: DecoderConfig) -> dict[str, Any]:
+    """What libraries expect in the config of any language model, under the names that they look for."""
+    return {
         "vocab_size": config.vocab_size,
         "hidden_size": config.dim,
         "num_hidden_layers": config.num_layers,
         "num_attention_heads": config.attention.num_heads,
         "max_position_embeddings": config.context,
         "tie_word_embeddings": config.tie_embeddings,
-        **model.facts.get("special_tokens", {}),
-        "model": json.loads(to_json(config)),
     }
 
 

@@ -1,4 +1,4 @@
-"""The softmax of attention: fused, in memory that does not grow with queries times keys, also where heads have sinks."""
+"""The softmax of attention, fused: no scores are stored for backward, also where heads have sinks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SINK_WIDTH = 8
 
 
 def attend(
-    query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask, scale: float | None, sink_H: Tensor | None = None
+    query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask, scale: float, sink_H: Tensor | None = None
 ) -> Tensor:
     """softmax(scale * q k^T) v over the keys that the mask allows.
 
@@ -23,19 +23,17 @@ def attend(
         key: (B, a divisor of H, keys, A); each serves as many heads in a row.
         value: as the keys, but for the size of a head.
         mask: which keys a query sees.
-        scale: None: 1 / sqrt(A).
+        scale: usually 1 / sqrt(A).
         sink_H: a logit a head that takes part in the softmax and has no value: weights then sum to less than 1.
 
     Returns:
         (B, H, queries, the size of value).
     """
     if sink_H is not None:
-        scale = query.shape[-1] ** -0.5 if scale is None else scale
         return (_one_query if query.shape[2] == 1 else _with_sink)(query, key, value, mask, scale, sink_H)
     size = value.shape[-1]
     if size != query.shape[-1]:  # fused kernels want one width
         width = max(size, query.shape[-1])
-        scale = query.shape[-1] ** -0.5 if scale is None else scale
         query, key, value = (F.pad(x, (0, width - x.shape[-1])) for x in (query, key, value))
     mixed = F.scaled_dot_product_attention(
         query,
@@ -49,9 +47,7 @@ def attend(
     return mixed[..., :size]
 
 
-def _with_sink(
-    query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask, scale: float, sink_H: Tensor
-) -> Tensor:
+def _with_sink(query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask, scale: float, sink_H: Tensor) -> Tensor:
     """The sink as a first key: no value, and a logit that stands in a dimension of their own of queries and this key.
 
     It is the query that holds the logit, since heads share keys. A causal mask counts as many queries as keys: then a
@@ -68,9 +64,7 @@ def _with_sink(
     return mixed[:, :, before:, :size]
 
 
-def _one_query(
-    query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask, scale: float, sink_H: Tensor
-) -> Tensor:
+def _one_query(query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask, scale: float, sink_H: Tensor) -> Tensor:
     """Written out, since the scores of one query are few, and the keys so far stay where they are."""
     of_key = query.shape[1] // key.shape[1]
     scores = query.reshape(*key.shape[:2], of_key, -1) @ key.mT * scale

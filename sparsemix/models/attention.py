@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -87,7 +88,7 @@ class Attention(nn.Module):
         super().__init__()
         self.head_dim = config.head_size(dim)
         self.kv_heads = config.kv_heads
-        self.scale = config.scale
+        self.scale = 1 / math.sqrt(self.head_dim) if config.scale is None else config.scale
         width, kv_width = config.num_heads * self.head_dim, config.kv_heads * self.head_dim
         self.query = Linear(dim, width, bias=config.bias != "none")
         self.key = Linear(dim, kv_width, bias=config.bias != "none")

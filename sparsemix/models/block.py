@@ -39,7 +39,8 @@ class BlockOutput(NamedTuple):
 class Block(nn.Module):
     """x + s attention(norm(x)), then x + s ffn(norm(x)), where ffn is a mixture, a dense layer or missing.
 
-    s is `residual_scale`; `windowed` says which of the masks attention takes. With a depth, tokens that it does not choose pass by, and attention is among the others.
+    s is `residual_scale`; where `windowed`, attention takes the mask of the window. With a depth, tokens that it does
+    not choose pass by, and attention is among the others.
     """
 
     def __init__(

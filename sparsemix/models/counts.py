@@ -5,12 +5,13 @@ that a share of the tokens go through, as in training a mixture of depths, count
 token visits each of them equally often on average. Counts are rounded.
 FLOPs are those of a forward pass for one token, 2 for each multiply-add in a matrix product: projections,
 routers, k experts, the unembedding, and attention over `context` keys, not halved for causality. Norms,
-activations, biases and the embedding's look-up are not counted. Training takes 3 times as many.
+activations, biases, sinks and the embedding's look-up are not counted; with latent attention, keys and values are
+made of the narrow vectors once, as in training. Training takes 3 times as many.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, cast
@@ -32,9 +33,10 @@ from sparsemix.experts import (
     ZeroExpertsConfig,
 )
 from sparsemix.layer import MoE, MoEConfig, MoEExpertsConfig
-from sparsemix.models.attention import AttentionConfig
+from sparsemix.models.block import Block
 from sparsemix.models.decoder import Decoder, DecoderConfig
 from sparsemix.models.depth import DepthConfig
+from sparsemix.models.tally import Tally, attended_width, attention_tally, kept_width, matrix, routed, vector
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,36 +57,6 @@ class Counts:
     def training_flops_per_token(self) -> int:
         """Forward, and twice that for backward."""
         return 3 * self.flops_per_token
-
-
-@dataclass(frozen=True)
-class Tally:
-    """Parameters of a part, how many of them a token uses on average, and multiply-adds of its matrices for a token."""
-
-    total: int = 0
-    active: int | Fraction = 0
-    multiply_adds: int | Fraction = 0
-
-    def __add__(self, other: Tally) -> Tally:
-        return Tally(self.total + other.total, self.active + other.active, self.multiply_adds + other.multiply_adds)
-
-    def __rmul__(self, times: int) -> Tally:
-        return Tally(times * self.total, times * self.active, times * self.multiply_adds)
-
-
-def matrix(fan_out: int, fan_in: int) -> Tally:
-    """A matrix that every token is multiplied with."""
-    return Tally(*3 * [fan_out * fan_in])
-
-
-def vector(size: int) -> Tally:
-    """A bias or the weight of a norm: no matrix product."""
-    return Tally(size, size, 0)
-
-
-def routed(expert: Tally, num_experts: int, active: Fraction) -> Tally:
-    """E experts, so many of which a token visits on average."""
-    return Tally(num_experts * expert.total, active * expert.active, active * expert.multiply_adds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,24 +106,21 @@ def count_by_tensors(config: DecoderConfig, context: int | None = None) -> Count
         decoder = config.build()
     share = _active_share(decoder)
     active = multiply_adds = Fraction(0)
+    kept = [one.numel() for block in decoder.blocks for one in block.new_cache(1, 1).kept]
     for name, parameter in decoder.named_parameters():
         part = parameter.numel() * share.get(name, Fraction(1))
         active += part
         looked_up = name == "embedding.weight" and not config.tie_embeddings
         if parameter.ndim > 1 and "bias" not in name and not looked_up:
             multiply_adds += part
-    keys = [block.attention.key.weight.shape[0] for block in decoder.blocks]
-    queries = [
-        block.attention.query.weight.shape[0] * (1 if block.depth is None else _share(config) ** 2)
-        for block in decoder.blocks
-    ]
     context = config.context if context is None else context
+    attended = sum(_attended(block, config, context) for block in decoder.blocks)
     return Counts(
         parameters_total=sum(parameter.numel() for parameter in decoder.parameters()),
         parameters_active=round(active),
         parameters_embedding=decoder.embedding.weight.numel(),
-        flops_per_token=round(2 * multiply_adds + 4 * sum(queries) * context),
-        kv_values_per_token=2 * sum(keys),
+        flops_per_token=round(2 * (multiply_adds + attended)),
+        kv_values_per_token=sum(kept),
         context=context,
     )
 
@@ -159,29 +128,34 @@ def count_by_tensors(config: DecoderConfig, context: int | None = None) -> Count
 def shape_of(config: DecoderConfig) -> Shape:
     """The decoder's shape, from its config."""
     attention, layers = config.attention, config.num_layers
-    head = attention.head_size(config.dim)
-    kinds = Counter((layer in config.moe_layers, layer in config.depth_layers) for layer in range(layers))
-    blocks = [times * block_tally(config, *kind) for kind, times in kinds.items()]
-    attended = layers - len(config.depth_layers) * (1 - _share(config) ** 2)  # fewer queries, and fewer keys for each
+    lists = (config.moe_layers, config.without_ffn, config.depth_layers)
+    alike: dict[tuple[bool, ...], list[int]] = defaultdict(list)
+    for layer in range(layers):
+        alike[tuple(layer in one for one in lists)].append(layer)
+    blocks = [len(group) * block_tally(config, group[0]) for group in alike.values()]
+    width, windowed = attended_width(attention, config.dim), len(config.windowed_layers)
+    everywhere = layers - windowed - len(config.depth_layers) * (1 - _share(config) ** 2)  # fewer queries, fewer keys
     return Shape(
         vocab_size=config.vocab_size,
         dim=config.dim,
         tied=config.tie_embeddings,
         blocks=sum(blocks, vector(config.dim)),
-        attended_width=2 * attended * attention.num_heads * head,
-        kv_values=2 * layers * attention.kv_heads * head,
+        attended_width=everywhere * width,
+        kv_values=layers * kept_width(attention, config.dim),
+        windowed_width=windowed * width,
+        window=0 if config.window is None else config.window.size,
     )
 
 
-def block_tally(config: DecoderConfig, has_moe: bool, has_depth: bool) -> Tally:
+def block_tally(config: DecoderConfig, layer: int) -> Tally:
     """One block, with its norms."""
     norm = vector(config.dim)
     tally = norm + attention_tally(config.attention, config.dim)
-    if has_moe and config.moe is not None:
+    if config.moe is not None and layer in config.moe_layers:
         tally += norm + moe_tally(config.moe, config.dim)
-    elif config.ffn is not None:
+    elif config.ffn is not None and layer not in config.without_ffn:
         tally += norm + ffn_tally(config.ffn, config.dim)
-    if has_depth and config.depth is not None:
+    if config.depth is not None and layer in config.depth_layers:
         return routed(tally, 1, _share(config)) + depth_tally(config.depth, config.dim)
     return tally
 
@@ -192,20 +166,6 @@ def depth_tally(config: DepthConfig, dim: int) -> Tally:
         return matrix(1, dim)
     hidden = config.predictor_hidden
     return matrix(1, dim) + matrix(hidden, dim) + matrix(1, hidden) + vector(hidden + 1)
-
-
-def attention_tally(config: AttentionConfig, dim: int) -> Tally:
-    """One layer of grouped-query attention."""
-    head = config.head_size(dim)
-    width, kv_width = config.num_heads * head, config.kv_heads * head
-    tally = 2 * matrix(dim, width) + 2 * matrix(dim, kv_width)
-    if config.bias != "none":
-        tally += vector(width + 2 * kv_width)
-    if config.bias == "qkvo":
-        tally += vector(dim)
-    if config.qk_norm != "none":
-        tally += vector(width + kv_width) if config.qk_norm == "width" else 2 * vector(head)
-    return tally
 
 
 def ffn_tally(config: DenseConfig | ExpertsConfig | MoEExpertsConfig, dim: int) -> Tally:
@@ -257,6 +217,14 @@ def router_tally(config: MoEConfig, dim: int) -> Tally:
     assert isinstance(router, nn.Module)
     tallies = [Tally(p.numel(), p.numel(), p.numel() * (p.ndim > 1)) for p in router.parameters()]
     return sum(tallies, Tally())
+
+
+def _attended(block: Block, config: DecoderConfig, context: int) -> Fraction:
+    """Multiply-adds of a token's scores and of what they weigh."""
+    rows = {name: parameter.shape[0] for name, parameter in block.attention.named_parameters()}
+    width = rows.get("query.weight", rows.get("query_up.weight", 0)) + block.attention.output.weight.shape[1]
+    keys = min(context, config.window.size) if block.windowed and config.window is not None else context
+    return width * keys * (Fraction(1) if block.depth is None else _share(config) ** 2)
 
 
 def _active_share(decoder: Decoder) -> dict[str, Fraction]:

@@ -97,7 +97,7 @@ class DecoderConfig:
         """The blocks that have a window."""
         if self.window is None:
             return ()
-        return tuple(range(self.num_layers)) if self.window.layers is None else self.window.layers
+        return tuple(sorted({*(range(self.num_layers) if self.window.layers is None else self.window.layers)}))
 
     @property
     def depth_layers(self) -> tuple[int, ...]:
@@ -139,9 +139,10 @@ class DecoderConfig:
         for name, layers in lists.items():
             there = all(0 <= layer < self.num_layers for layer in layers)
             check(there, name, f"must be in 0..{self.num_layers - 1}, the blocks there are", layers, "correct them")
-        both = sorted({*self.windowed_layers} & {*self.depth_layers})
-        rule = "not together with a depth, which leaves gaps between the tokens of a block"
-        check(not both, "window", rule, f"both in block {both[:1]}", "give window.layers without it")
+        for layer in self.depth_layers:
+            rule = "not together with a depth, which leaves gaps between the tokens of a block"
+            free = layer not in self.windowed_layers
+            check(free, "window", rule, f"both in block {layer}", "give window.layers without it")
 
 
 class DecoderOutput(NamedTuple):

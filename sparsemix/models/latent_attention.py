@@ -1,7 +1,8 @@
-"""Multi-head latent attention: keys and values are made of a narrow vector, and that is all a cache holds of a token."""
+"""Multi-head latent attention: keys and values are made of a narrow vector, which is all that a cache holds."""
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -67,7 +68,7 @@ class LatentAttentionConfig:
 
 
 class LatentAttention(nn.Module):
-    """c = norm(W_c x); k = [W_k c, rope(W_r x)] and v = W_v c for each head; softmax(q k^T / sqrt(A)) v; then the output.
+    """c = norm(W_c x); k = [W_k c, rope(W_r x)] and v = W_v c for each head; softmax(q k^T / sqrt(A)) v; the output.
 
     A cache holds c and rope(W_r x). One token at a time, W_k goes to the query and W_v to what comes out, so that the
     scores are q' [c, rope(W_r x)]^T: the same function, and no key or value of an earlier token is made again.
@@ -76,15 +77,16 @@ class LatentAttention(nn.Module):
     def __init__(self, config: LatentAttentionConfig, dim: int, norm_eps: float) -> None:
         super().__init__()
         self.config = config
+        self.scale = 1 / math.sqrt(config.head_size(dim)) if config.scale is None else config.scale
         norm_eps = norm_eps if config.norm_eps is None else config.norm_eps
         heads, bias = config.num_heads, config.bias
-        self.query = self.query_down = self.query_norm = self.query_up = None
-        if config.q_rank is None:
-            self.query = Linear(dim, heads * config.head_size(dim), bias=False)
-        else:
+        width = heads * config.head_size(dim)
+        self.query = Linear(dim, width, bias=False) if config.q_rank is None else None
+        self.query_down = self.query_norm = self.query_up = None
+        if config.q_rank is not None:
             self.query_down = Linear(dim, config.q_rank, bias=bias)
             self.query_norm = RMSNorm(config.q_rank, norm_eps)
-            self.query_up = Linear(config.q_rank, heads * config.head_size(dim), bias=False)
+            self.query_up = Linear(config.q_rank, width, bias=False)
         self.latent = Linear(dim, config.kv_rank + config.rope_dim, bias=bias)
         self.latent_norm = RMSNorm(config.kv_rank, norm_eps)
         self.key_value_up = Linear(config.kv_rank, heads * (config.nope_dim + config.value_dim), bias=False)
@@ -110,7 +112,9 @@ class LatentAttention(nn.Module):
     def _query(self, x_BSD: Tensor) -> Tensor:
         if self.query is not None:
             return self.query(x_BSD)
-        assert self.query_down is not None and self.query_norm is not None and self.query_up is not None
+        assert self.query_down is not None
+        assert self.query_norm is not None
+        assert self.query_up is not None
         return self.query_up(self.query_norm(self.query_down(x_BSD)))
 
     def _kept(self, x_BSD: Tensor, rotary: Rotary) -> Tensor:
@@ -124,16 +128,12 @@ class LatentAttention(nn.Module):
         latent, key_rope = kept.split([self.config.kv_rank, self.config.rope_dim], dim=-1)
         key, value = self.key_value_up(latent[:, 0]).unflatten(-1, (heads, -1)).transpose(1, 2).split(sizes, dim=-1)
         key = torch.cat([key, key_rope.expand(-1, heads, -1, -1)], dim=-1)
-        return attend(torch.cat([query, query_rope], dim=-1), key, value, mask, self._scale)
+        return attend(torch.cat([query, query_rope], dim=-1), key, value, mask, self.scale)
 
     def _absorbed(self, query: Tensor, query_rope: Tensor, kept: Tensor, mask: AttentionMask) -> Tensor:
         """One query a head, with what is kept as the key and the value of all heads: they stand as queries of one."""
         up = self.key_value_up.weight.unflatten(0, (self.config.num_heads, -1))
         key_up, value_up = up.split([self.config.nope_dim, self.config.value_dim], dim=1)
         query = torch.cat([query @ key_up, query_rope], dim=-1).transpose(1, 2)
-        mixed = attend(query, kept, kept, mask, self._scale)[..., : self.config.kv_rank]
+        mixed = attend(query, kept, kept, mask, self.scale)[..., : self.config.kv_rank]
         return mixed.transpose(1, 2) @ value_up.mT
-
-    @property
-    def _scale(self) -> float:
-        return (self.config.nope_dim + self.config.rope_dim) ** -0.5 if self.config.scale is None else self.config.scale

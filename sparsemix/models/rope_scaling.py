@@ -1,4 +1,4 @@
-"""How rotary frequencies are slowed down for a longer context than the one trained on: linearly, Llama 3's way, YaRN."""
+"""How rotary frequencies are slowed down for a longer context than the one trained on."""
 
 from __future__ import annotations
 

@@ -26,6 +26,8 @@ class NullRouterConfig(KExperts):
     """Choices a token, null ones too: more than it would have of true experts alone."""
     num_null: int = Field(1, ge=1)
     """How many experts, the last ones, are null: put `ZeroExpertsConfig` there."""
+    bias: bool = False
+    """Logits have a trained bias."""
 
     causal = True
     balances_itself = False
@@ -45,17 +47,17 @@ class NullRouterConfig(KExperts):
 
 
 class NullRouter(Stateless, LinearRouter):
-    """The k best of logits x W^T; weights: a softmax over the true experts among them, 0 for null ones.
+    """The k best of logits x W^T + b; weights: a softmax over the true experts among them, 0 for null ones.
 
     Null choices are counted, as balance losses need it, but not live. A token with null choices only gets 0.
-    Source: AdaMoE (2406.13233).
+    Source: AdaMoE (2406.13233). Differs: the bias, where there is one.
     """
 
     def __init__(self, config: NullRouterConfig, dim: int, num_experts: int) -> None:
         check_k(config.k, num_experts)
         rule, remedy = f"must leave a true expert among {num_experts}", "lower it or add experts"
         check(config.num_null < num_experts, "num_null", rule, config.num_null, remedy)
-        super().__init__(dim, num_experts)
+        super().__init__(dim, num_experts, bias=config.bias)
         self.config, self.causal = config, config.causal
 
     def forward(self, x_TD: Tensor, info: TokenInfo | None = None, previous: Routing | None = None) -> Routing:

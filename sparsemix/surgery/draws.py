@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +28,7 @@ def normal_like(x: Tensor, generator: torch.Generator) -> Tensor:
     return drawn.to(x.dtype)
 
 
-def new_router(config: DecoderConfig, layer: int, std: float, seed: int, dtype: torch.dtype) -> Mapping[str, Recipe]:
+def new_router(config: DecoderConfig, layer: int, std: float, seed: int, dtype: torch.dtype) -> dict[str, Recipe]:
     """Recipes of what the router of a block has in a new model, by their full names.
 
     Its matrices have the standard deviation `std`; other parameters begin as they do in training.
@@ -44,13 +45,8 @@ def new_router(config: DecoderConfig, layer: int, std: float, seed: int, dtype: 
 
 
 def _router(moe: MoEConfig, dim: int, layer: int, init: InitConfig, seed: int) -> Mapping[str, Tensor]:
-    module: nn.Module = nn.ModuleDict({"router": moe.router.build(dim, moe.num_experts)})  # type: ignore[dict-item]
+    module: nn.Module = nn.ModuleDict({"router": cast(nn.Module, moe.router.build(dim, moe.num_experts))})
     for name in ("ffn", str(layer), "blocks"):  # as in a decoder: names are streams
         module = nn.ModuleDict({name: module})
     initialize(module, init, seed)
     return module.state_dict()
-
-
-def rows(recipe: Recipe, order: Sequence[int]) -> Recipe:
-    """The recipe of these rows of what another makes, some perhaps several times."""
-    return Recipe(recipe.inputs, lambda found: recipe.make(found)[list(order)])

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from sparsemix.checks import check
+from sparsemix.interop.decoders import decoder_specs
 from sparsemix.interop.stored import StoredModel
 from sparsemix.kernels import at_least_float32
 from sparsemix.layer import MoEConfig
-from sparsemix.models import Decoder, DecoderConfig
+from sparsemix.models import DecoderConfig
 from sparsemix.tensors import Derived, Recipe
 
 
@@ -36,12 +37,11 @@ class Edited(NamedTuple):
 
 def edited(model: StoredModel, config: DecoderConfig, recipes: Mapping[str, Recipe]) -> StoredModel:
     """The model with another config; tensors that no recipe makes stay as they are, and those without a place go."""
-    with torch.device("meta"):
-        wanted = Decoder(config).state_dict()
+    wanted = decoder_specs(config)
     assert recipes.keys() <= wanted.keys(), sorted(recipes.keys() - wanted.keys())
     tensors = Derived(model.tensors, {name: recipes.get(name) or Recipe((name,), unchanged) for name in wanted})
-    for name, tensor in wanted.items():
-        assert tensors.specs[name].shape == tuple(tensor.shape), (name, tensors.specs[name].shape, tensor.shape)
+    for name, spec in wanted.items():
+        assert tensors.specs[name].shape == spec.shape, (name, tensors.specs[name].shape, spec.shape)
     return model._replace(config=config, tensors=tensors)
 
 

@@ -1,6 +1,9 @@
-"""What the weights of a router's choices add up to: what it makes of experts that are alike depends on that alone."""
+"""What routers make of experts that are alike: what weights add up to, and what each of several equal columns gets."""
 
 from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
 
 from sparsemix.routers import (
     CapacityConfig,
@@ -8,6 +11,7 @@ from sparsemix.routers import (
     DenseRouterConfig,
     GroupLimitedRouterConfig,
     NoisyTopKRouterConfig,
+    ReLURouterConfig,
     RouterConfig,
     SwitchRouterConfig,
     TopKRouterConfig,
@@ -50,3 +54,46 @@ def usual_sum(router: RouterConfig, num_experts: int) -> float | None:
             return router.edges_per_token(num_experts) / num_experts
         case _:
             return None
+
+
+class Repeated(NamedTuple):
+    """A router each of whose columns is there c times, one behind the other, and which chooses c times as many."""
+
+    router: TopKRouterConfig | GroupLimitedRouterConfig | ReLURouterConfig
+    share: float
+    """Of the weight of a column, what each of the c has."""
+    bias_share: float
+    """What selection biases are to be multiplied by."""
+    doubt: str | None
+    """Why others may be chosen than the c of each column chosen before; None: they are not."""
+
+
+def repeated(router: RouterConfig, num_experts: int, copies: int, verb: str) -> Repeated:
+    """The router that goes to all c copies of what this one goes to.
+
+    Raises:
+        TypeError: of such a router that is not known.
+    """
+    if not isinstance(router, TopKRouterConfig | GroupLimitedRouterConfig | ReLURouterConfig):
+        raise TypeError(
+            f"router: must be topk, group_limited or relu for {verb}, got {router.type}; edit another model"
+        )
+    more = replace(router, k=router.k * copies)
+    if isinstance(router, ReLURouterConfig):
+        return Repeated(more, 1.0, 1.0, None)
+    alone = router.gate == "sigmoid" and not router.normalize
+    additive = router.selection_bias is None or router.selection_bias.form == "additive"
+    shrinks = router.gate == "softmax_topk" and additive  # scores do, so that what is added to them has to
+    return Repeated(more, 1.0 if alone else 1 / copies, 1 / copies if shrinks else 1.0, _doubt(router, num_experts))
+
+
+def _doubt(router: TopKRouterConfig | GroupLimitedRouterConfig, num_experts: int) -> str | None:
+    if not dropless(router.capacity):
+        return "its capacity drops edges"
+    if isinstance(router, TopKRouterConfig) or router.keep_groups == router.num_groups:
+        return None
+    if router.group_score == "two_best" and num_experts > router.num_groups:
+        return "the two best of a group, which groups compete by, become copies of one"
+    if router.outside == "zero" and router.selection_bias is not None:
+        return "experts outside the groups kept may win by a score of 0, and are then alike"
+    return None

@@ -36,6 +36,12 @@ def stacked_parts(kind: DenseConfig) -> Parts:
     return MLP if isinstance(kind, MLPExpertsConfig) else GLU
 
 
+def stacked_names(kind: DenseConfig) -> tuple[str, ...]:
+    """The names of all tensors that experts of that kind have, in the order of `Parts`."""
+    parts = stacked_parts(kind)
+    return tuple(parts) if kind.bias else (parts.up, parts.down)
+
+
 def halves(kind: DenseConfig) -> int:
     """How many rows of the up matrix make a hidden unit: 2 with a gate."""
     return 1 if isinstance(kind, MLPExpertsConfig) else 2
@@ -45,13 +51,11 @@ def stacked_kind(experts: ExpertsConfig | MoEExpertsConfig, verb: str) -> DenseC
     """The kind of experts that lie in stacked matrices.
 
     Raises:
-        ValueError: they are others.
+        TypeError: they are others.
     """
-    kinds = GLUExpertsConfig | ClampedGLUExpertsConfig | MLPExpertsConfig
-    rule, remedy = f"must be glu, clamped_glu or mlp for {verb}", "use another verb"
-    check(isinstance(experts, kinds), "experts", rule, experts.type, remedy)
-    assert isinstance(experts, kinds)
-    return experts
+    if isinstance(experts, GLUExpertsConfig | ClampedGLUExpertsConfig | MLPExpertsConfig):
+        return experts
+    raise TypeError(f"experts: must be glu, clamped_glu or mlp for {verb}, got {experts.type}; edit another model")
 
 
 def check_divides(num_shards: int, hidden: int) -> None:

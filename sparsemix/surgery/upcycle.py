@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -17,9 +17,10 @@ from sparsemix.interop.stored import StoredModel
 from sparsemix.layer import MoEConfig
 from sparsemix.models import DecoderConfig
 from sparsemix.routers import RouterConfig, TopKRouterConfig
-from sparsemix.surgery.draws import new_router, normal_like, rows, stream
+from sparsemix.surgery.draws import new_router, normal_like, stream
 from sparsemix.surgery.edit import Edited, Theory, check_dense, edited, ffn, router_dtype
 from sparsemix.surgery.gates import sums_to_one, usual_sum
+from sparsemix.surgery.reorder import take
 from sparsemix.surgery.shards import check_divides, cut_down, cut_up, dense_parts, halves, scaled, stacked_parts
 from sparsemix.tensors import Recipe
 
@@ -74,7 +75,7 @@ def upcycle(model: StoredModel, settings: UpcycleConfig) -> Edited:
     )
     new = replace(model.config, moe=moe, moe_every=settings.moe_every, dense_first=settings.dense_first)
     check(new.moe_layers != (), "moe_every", "must leave a block with a mixture", "none", "lower it or dense_first")
-    if len(new.moe_layers) == new.num_layers:
+    if len({*new.moe_layers, *new.without_ffn}) == new.num_layers:
         new = replace(new, ffn=None)
     recipes: dict[str, Recipe] = {}
     for layer in new.moe_layers:
@@ -94,16 +95,16 @@ def _check_shards(settings: UpcycleConfig, kind: DenseConfig) -> None:
     check(groups, "router", "must be topk where groups share their rows", settings.router.type, remedy)
 
 
-def _router(config: DecoderConfig, layer: int, settings: UpcycleConfig, dtype: torch.dtype) -> Mapping[str, Recipe]:
+def _router(config: DecoderConfig, layer: int, settings: UpcycleConfig, dtype: torch.dtype) -> dict[str, Recipe]:
     """As for a new model, and with shards the first of its rows for each of them."""
     found = new_router(config, layer, settings.router_std, settings.seed, dtype)
     if settings.num_shards == 1:
         return found
     order = [*range(settings.num_experts // settings.num_shards)] * settings.num_shards
-    return {name: rows(recipe, order) for name, recipe in found.items()}
+    return {name: take(recipe, order) for name, recipe in found.items()}
 
 
-def _experts(layer: int, kind: DenseConfig, settings: UpcycleConfig) -> Mapping[str, Recipe]:
+def _experts(layer: int, kind: DenseConfig, settings: UpcycleConfig) -> dict[str, Recipe]:
     """Expert g E / G + e is copy e of shard g."""
     shards, inner, outer, bias = settings.num_shards, *_factors(settings)
     dense, stacked, sides = dense_parts(kind), stacked_parts(kind), halves(kind)

@@ -70,7 +70,8 @@ def walk(model: StoredModel, batches: Sequence[Tensor], device: torch.device | s
         previous: list[Routing | None] = [None] * len(batches)
         for layer in range(model.config.num_layers):
             with torch.device("meta"):
-                block = filled(model.config.block(layer), model.tensors, f"blocks.{layer}.", device)
+                block = model.config.block(layer)
+            filled(block, model.tensors, f"blocks.{layer}.", device)
             step = _run(block, stream, [told[layer] for told in tokens], previous)
             stream = step.after
             yield step

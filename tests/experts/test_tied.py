@@ -7,7 +7,7 @@ import torch
 from cases import DIM, edge_lists, layer_of, numbers, same
 from experts import loops
 from experts.agreement import assert_is_the_loop, filled
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsemix import GLUExpertsConfig, MLPExpertsConfig, Routing, TopKRouterConfig, sort_by_expert
@@ -36,6 +36,7 @@ def function_of(config, experts, e):
 
 
 @pytest.mark.parametrize("config", KINDS, ids=lambda config: config.type)
+@settings(max_examples=25)
 @given(edges=edge_lists(), data=st.data())
 def test_each_column_computes_what_its_module_does(config, edges, data):
     routing, num_tokens, num_experts = edges

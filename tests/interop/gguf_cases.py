@@ -69,6 +69,7 @@ def _gpt_oss() -> DecoderConfig:
 SCALES = {"embedding_scale": 3.0, "residual_scale": 0.5, "logit_scale": 0.25}
 TWINS = {
     "llama": decoder(grouped(head_dim=32, rope_scaling=Llama3RopeConfig(factor=4, original_context=32)), ffn=FFN),
+    "llama: biases": decoder(grouped(bias="qkvo", scale=16**-0.5), ffn=FFN),
     "llama: Mixtral": decoder(
         grouped(rope_theta=1e6),
         moe=MoEConfig(num_experts=8, router=TopKRouterConfig(gate="topk_softmax"), experts=EXPERTS),
@@ -82,7 +83,7 @@ TWINS = {
         tie_embeddings=True,
     ),
     "qwen3": decoder(grouped(qk_norm="head", head_dim=32, rope_scaling=YARN), ffn=FFN),
-    "qwen3moe": decoder(grouped(qk_norm="head", head_dim=32), moe=NORMALIZED),
+    "qwen3moe": decoder(grouped(qk_norm="head", head_dim=32, bias="qkv"), moe=NORMALIZED, ffn=FFN),
     "olmoe": decoder(grouped(num_kv_heads=4, qk_norm="width"), moe=PLAIN),
     "deepseek": decoder(
         grouped(),

@@ -18,8 +18,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, StaticC
 
 from sparsemix import DepthConfig, HashRouterConfig, SwitchLoss, TopPRouterConfig, balance_loss
 from sparsemix.inference import generate
-from sparsemix.interop.hf_model import SparsemixConfig, SparsemixForCausalLM, register
-from sparsemix.models import AttentionConfig
+from sparsemix.interop.hf_model import SparsemixForCausalLM, register
+from sparsemix.models import AttentionConfig, LatentAttentionConfig, WindowConfig
 
 register()
 GREEDY = {"do_sample": False, "pad_token_id": 0}
@@ -55,6 +55,9 @@ CHANGES = {
     "tied": {"tie_embeddings": True},
     "dense": {"moe": None},
     "qk_norm": {"attention": AttentionConfig(num_heads=4, qk_norm="head", bias="qkvo")},
+    "latent": {"attention": LatentAttentionConfig(num_heads=4, kv_rank=8, nope_dim=4, rope_dim=4, value_dim=4)},
+    "window": {"window": WindowConfig(size=3, layers=(1,)), "attention": AttentionConfig(num_heads=4, sinks=True)},
+    "scales": {"embedding_scale": 3.0, "residual_scale": 0.5, "logit_scale": 0.25},
     "top_p": {"moe": replace(MOE, router=TopPRouterConfig(p=0.6))},
     "hash": {"moe": replace(MOE, router=HashRouterConfig(vocab_size=50))},
     "depth": {"depth": DepthConfig(capacity=0.5, every=2)},
@@ -161,7 +164,7 @@ def test_gradient_checkpointing_gives_the_same_gradients():
     for checkpointing in (False, True):
         model = wrapped().train()
         if checkpointing:
-            model.gradient_checkpointing_enable()
+            model.activation_checkpointing_enable()
         model(random_tokens(2, 9), labels=random_tokens(2, 9)).loss.backward()
         gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
     assert all(gradient is not None for gradient in gradients[0].values())
@@ -206,11 +209,14 @@ def test_a_tensor_that_is_missing_or_unknown_is_refused(tmp_path):
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match=r"got 1 missing, \['model.norm.weight'\] first"):
         AutoModelForCausalLM.from_pretrained(tmp_path)
-    save_file(tensors | {"norm.weight": norm, "more": norm}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    save_file(
+        tensors | {"norm.weight": norm, "more": norm.clone()}, tmp_path / "model.safetensors", metadata={"format": "pt"}
+    )
     with pytest.raises(ValueError, match=r"got 1 unexpected, \['more'\] first"):
         AutoModelForCausalLM.from_pretrained(tmp_path)
 
 
+@pytest.mark.slow  # a fresh process imports torch and transformers
 def test_remote_code_needs_no_registration(tmp_path):
     model = wrapped()
     model.save_pretrained(tmp_path / "saved")
@@ -225,7 +231,8 @@ print(model(torch.arange(6)[None]).logits.double().sum().item())
     line = [sys.executable, "-c", code]
     done = subprocess.run(line, env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    torch.testing.assert_close(float(done.stdout), logits_of(model.model, torch.arange(6)[None]).double().sum().item())
+    expected = logits_of(model.model, torch.arange(6)[None]).double().sum().item()
+    assert float(done.stdout) == pytest.approx(expected, abs=1e-4)
     saved = {path.name: path.read_bytes() for path in (tmp_path / "saved").iterdir()}
     assert saved == {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()}
 
@@ -272,7 +279,7 @@ def test_a_config_that_contradicts_itself_is_refused(tmp_path):
     saved = json.loads(path.read_text())
     for changes, complaint in (
         ({"vocab_size": 49}, "vocab_size: must be 50, as in model, got 49"),
-        ({"format_version": 2}, "format_version: must be 1, got 2; update sparsemix"),
+        ({"format_version": 99}, "format_version: .* got 99; update sparsemix"),
         ({"balance_losses": [{"type": "nothing"}]}, "balance_losses"),
     ):
         path.write_text(json.dumps(saved | changes))

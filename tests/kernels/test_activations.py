@@ -7,7 +7,7 @@ import references
 import torch
 from cases import ACTIVATIONS, numbers, same
 
-from sparsemix.kernels import ClampedGated, Gated, Plain
+from sparsemix.kernels import ClampedGated, Custom, Gated, Plain
 from sparsemix.kernels.activations import pointwise, read, written
 
 
@@ -37,7 +37,10 @@ def test_recompute_gives_the_value_again_and_the_derivative(kind, name):
     [
         *(ClampedGated(interleaved=interleaved) for interleaved in (True, False)),
         ClampedGated(limit=1.5, alpha=1.0),
+        ClampedGated(limit=1.5, alpha=1.0, interleaved=False, offset=0.0),
         Gated("gelu", interleaved=True),
+        Custom(lambda h: torch.tanh(h[:, :5]) * h[:, 5:].exp(), width=2),
+        Custom(lambda h: h[:, 2:7], width=2),
     ],
 )
 def test_those_of_other_libraries_give_the_value_again_and_the_derivative(activation):
@@ -52,6 +55,17 @@ def test_those_of_other_libraries_give_the_value_again_and_the_derivative(activa
 def test_clamped_by_its_formula():
     h = numbers(0, 40, 2) * 8
     same(ClampedGated().forward(h)[:, 0], references.clamped(*h.unbind(1), limit=7.0, alpha=1.702))
+    swiglu = ClampedGated(5.0, alpha=1.0, offset=0.0)
+    same(swiglu.forward(h)[:, 0], references.clamped(*h.unbind(1), limit=5.0, alpha=1.0, offset=0.0))
+
+
+@pytest.mark.parametrize("function", [lambda h: h, lambda h: h[:, ::2]])
+def test_a_function_that_gives_back_what_it_got_shares_no_memory_with_it(function):
+    h = numbers(0, 3, 4)
+    activation, before = Custom(function, width=1), h.clone()
+    activation.forward(h).zero_()
+    activation.recompute(h, function(torch.ones_like(h)))[0].zero_()
+    assert torch.equal(h, before)
 
 
 def test_interleaved_rows_are_gate_up_gate_up():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sparsemix import GLUExpertsConfig, MoEConfig
-from sparsemix.kernels import ExpertWeights, choose_backend, cpp, cpu, native, triton
+from sparsemix.kernels import Custom, ExpertWeights, choose_backend, cpp, cpu, native, triton
 from sparsemix.kernels.cpp.library import library
 
 
@@ -41,6 +41,16 @@ def test_auto_is_compiled_code_for_float32_and_any_is_had_where_asked_for():
 def test_native_says_why_it_cannot_serve(dim, hidden, dtype, seen):
     with pytest.raises(ValueError, match=f"^backend: .*{seen}.*; use backend='auto'$"):
         choose_backend("native", *tensors(dim, hidden, dtype))
+
+
+def test_functions_of_pytorch_go_where_pytorch_is_called_between_the_products():
+    swiglu = Custom(lambda h: h[:, :4].sigmoid() * h[:, 4:], width=2)
+    assert choose_backend("auto", *tensors(4, 4), swiglu).name == "cpu"
+    for name in ("cpu", "native", "reference"):
+        assert choose_backend(name, *tensors(4, 4), swiglu).name == name
+    for name in ("cpp", "triton"):
+        with pytest.raises(ValueError, match=rf"^backend: {name} must .* got an activation that is a function of Py"):
+            choose_backend(name, *tensors(4, 4), swiglu)
 
 
 def test_a_layer_asked_for_native_does_not_fall_back_silently():

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsemix import sort_by_expert
-from sparsemix.kernels import combine
+from sparsemix.kernels import combine, spread
 
 
 @given(edge_lists(), st.integers(1, 5))
@@ -44,6 +44,16 @@ def test_keeps_the_dtype_and_takes_an_expanded_gradient(dtype, k):
     assert y_TD.dtype == dtype
     assert (y_TD == 2).all()
     assert (y_ND.grad == 1).all()
+
+
+@given(edge_lists(), st.integers(1, 5))
+def test_spread_is_the_transpose_of_combine(case, dim):
+    routing, num_tokens, num_experts = case
+    dispatch = sort_by_expert(routing, num_experts)
+    x_TD, y_ND = numbers(0, num_tokens, dim).requires_grad_(), numbers(1, len(dispatch.token_N), dim)
+    x_ND = spread(x_TD, dispatch)
+    same(x_ND, x_TD[dispatch.token_N])
+    same(gradients((x_ND * y_ND).sum(), [x_TD])[0], combine(y_ND, dispatch, num_tokens))
 
 
 def test_a_token_without_live_edges_gets_zero():

@@ -14,7 +14,7 @@ from sparsemix import (
     TokenInfo,
     TopKRouterConfig,
 )
-from sparsemix.kernels import compiled
+from sparsemix.kernels import Custom, ExpertWeights, compiled, expert_mlp
 from sparsemix.models import AttentionConfig
 
 EXPERTS = [GLUExpertsConfig(hidden=6), MLPExpertsConfig(hidden=6, bias=True, activation="gelu")]
@@ -75,6 +75,18 @@ def test_one_token_without_gradient_compiles_too():
     with torch.no_grad():
         y_1D, _ = torch.compile(moe, fullgraph=True, backend="aot_eager")(numbers(0, 1, 4))
         same(y_1D, moe(numbers(0, 1, 4))[0])
+
+
+def test_an_activation_without_a_name_is_refused_by_the_compiler_and_runs_without_it():
+    dispatch = dispatch_of([0, 0, 1], [1, 0, 0], num_experts=2)
+    weights = ExpertWeights(numbers(0, 2, 6, 3), numbers(1, 2, 3, 6))
+
+    def run(x_TD):
+        return expert_mlp(x_TD, dispatch, weights, Custom(torch.tanh, width=1))
+
+    with pytest.raises(Exception, match="activation: must be one that has a name to be compiled"):
+        torch.compile(run, fullgraph=True, backend="eager")(numbers(2, 2, 3))
+    same(torch.compile(run, backend="eager")(numbers(2, 2, 3)), run(numbers(2, 2, 3)))
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sparsemix import GLUExpertsConfig, MLPExpertsConfig, MoEConfig, TopKRouterConfig, sort_by_expert
-from sparsemix.kernels import ClampedGated, ExpertWeights, Gated, Plain, expert_mlp, gemm, layout, reference
+from sparsemix.kernels import ClampedGated, Custom, ExpertWeights, Gated, Plain, expert_mlp, gemm, layout, reference
 
 FORMS = ["gated", "plain", "biased"]
 INPUTS = ["x", "weight", "up", "down", "up_bias", "down_bias"]
@@ -282,6 +282,24 @@ def test_the_reference_too_computes_again_where_it_is_told_to(monkeypatch):
         assert len(calls) == 1
         y_TD.sum().backward()
         assert len(calls) == expected
+
+
+@settings(max_examples=50)
+@given(edge_lists(), st.sampled_from(["auto", "cpu", "reference", "native"]))
+def test_a_function_of_pytorch_is_what_the_same_activation_is(case, backend):
+    routing, num_tokens, num_experts = case
+    dtype = torch.float32 if backend == "native" else torch.float64
+    routing = routing._replace(weight_N=routing.weight_N.detach().to(dtype).requires_grad_())
+    x_TD, tensors = numbers(5, num_tokens, 4).to(dtype).requires_grad_(), parameters("gated", num_experts, 4, 8)
+    inputs = [x_TD, routing.weight_N, *(tensor.detach().to(dtype).requires_grad_() for tensor in tensors)]
+    silu = Custom(lambda h: torch.nn.functional.silu(h[:, :8]) * h[:, 8:], width=2)
+    found = []
+    for activation, by in ((silu, backend), (Gated("silu"), "reference")):
+        dispatch = sort_by_expert(routing, num_experts)
+        y_TD = expert_mlp(x_TD, dispatch, ExpertWeights(*inputs[2:]), activation, by)
+        found.append([y_TD, *gradients(y_TD.sum(), inputs)])
+    for what, actual, expected in zip(["y", *INPUTS], *found):
+        same(actual, expected, f"{backend}: {what}", 1e-10 if dtype == torch.float64 else 1e-3)
 
 
 @pytest.mark.parametrize("backend", ["auto", "cpu", "native"])

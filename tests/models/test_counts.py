@@ -23,7 +23,7 @@ from sparsemix.experts import (
     ZeroExpertsConfig,
 )
 from sparsemix.layer import MoEConfig, MoEExpertsConfig
-from sparsemix.models import AttentionConfig, DecoderConfig, DepthConfig
+from sparsemix.models import AttentionConfig, DecoderConfig, DepthConfig, LatentAttentionConfig, WindowConfig
 from sparsemix.models.counts import count_by_formula, count_by_tensors
 from sparsemix.routers import NoisyTopKRouterConfig, SwitchRouterConfig, TopKRouterConfig
 
@@ -69,7 +69,20 @@ attentions = st.builds(
     head_dim=st.sampled_from([None, 2, 6]),
     qk_norm=st.sampled_from(["none", "head", "width"]),
     bias=st.sampled_from(["none", "qkv", "qkvo"]),
+    sinks=st.booleans(),
 )
+latents = st.builds(
+    LatentAttentionConfig,
+    num_heads=st.sampled_from([1, 3]),
+    q_rank=st.sampled_from([None, 5]),
+    kv_rank=st.sampled_from([3, 7]),
+    nope_dim=st.sampled_from([1, 6]),
+    rope_dim=st.sampled_from([2, 4]),
+    value_dim=st.sampled_from([2, 5]),
+    bias=st.booleans(),
+)
+layers = st.lists(st.integers(0, 2), max_size=2).map(tuple)
+windows = st.builds(WindowConfig, size=st.integers(1, 12), layers=st.none() | layers)
 depths = st.builds(
     DepthConfig,
     capacity=st.sampled_from([0.125, 0.3, 1.0]),
@@ -81,28 +94,32 @@ configs = st.builds(
     DecoderConfig,
     vocab_size=st.integers(1, 30),
     dim=st.sampled_from([8, 16]),
-    num_layers=st.integers(1, 4),
+    num_layers=st.just(3),
     context=st.integers(1, 99),
-    attention=attentions,
+    attention=attentions | latents,
     moe=st.none() | mixtures(),
     ffn=dense_layers,
     moe_every=st.integers(1, 3),
     dense_first=st.integers(0, 2),
+    dense_layers=layers,
+    without_ffn=layers,
     tie_embeddings=st.booleans(),
     depth=st.none() | depths,
 )
 
 
+windowed = st.tuples(configs, windows).map(lambda pair: replace(pair[0], depth=None, window=pair[1]))
 alone = configs.map(lambda config: replace(config, moe=None, ffn=None))
 
 
-@settings(max_examples=60, deadline=None)
-@given(configs | alone)
+@settings(max_examples=40, deadline=None)
+@given(configs | windowed | alone)
 def test_formula_and_tensors_agree(config):
     assert count_by_formula(config) == count_by_tensors(config)
     assert count_by_formula(config, context=7) == count_by_tensors(config, context=7)
 
 
+LATENT = LatentAttentionConfig(num_heads=4, kv_rank=7, nope_dim=6, rope_dim=2, value_dim=8)
 MIXTURE = MoEConfig(
     num_experts=4,
     router=TopKRouterConfig(k=2),
@@ -117,6 +134,9 @@ MIXTURE = MoEConfig(
     [
         {"attention": AttentionConfig(num_heads=4)},
         {"attention": AttentionConfig(num_heads=2, head_dim=12)},
+        {"attention": LATENT},
+        {"attention": LatentAttentionConfig(num_heads=2, q_rank=5, kv_rank=7, nope_dim=4, rope_dim=2, value_dim=6)},
+        {"dense_layers": (2,), "without_ffn": (1,)},
         {"moe": None, "ffn": None},
         {"moe": replace(MIXTURE, experts=TiedExpertsConfig(num_distinct=3, experts=MIXTURE.experts))},
         {"depth": DepthConfig(capacity=0.5)},
@@ -136,10 +156,17 @@ def test_training_takes_three_times_as_many():
     assert counts.training_flops_per_token == 3 * counts.flops_per_token
 
 
-def test_cache_size():
-    decoder = small_config().build()
+@pytest.mark.parametrize("attention", [AttentionConfig(num_heads=4, num_kv_heads=2), LATENT])
+def test_cache_size(attention):
+    decoder = small_config(attention=attention).build()
     cache = decoder.new_cache(1, 10)
     assert cache.num_bytes == 4 * 10 * count_by_formula(decoder.config).kv_values_per_token
+
+
+def test_a_window_caps_the_keys_of_its_layers():
+    config = small_config(window=WindowConfig(size=5, layers=(0, 2)))
+    few, more, many = (count_by_formula(config, context).flops_per_token for context in (5, 6, 7))
+    assert more - few == many - more == 2 * 2 * 16  # the one block without
 
 
 def test_modules_have_no_formula():

@@ -11,7 +11,15 @@ from pydantic import ValidationError
 
 from sparsemix.config import from_json, to_json
 from sparsemix.experts import GLUExpertsConfig, ModuleExpertsConfig
-from sparsemix.models import AttentionConfig, DecoderConfig, chunked_cross_entropy
+from sparsemix.layer import MoE
+from sparsemix.models import (
+    AttentionConfig,
+    DecoderConfig,
+    DepthConfig,
+    LatentAttentionConfig,
+    WindowConfig,
+    chunked_cross_entropy,
+)
 from sparsemix.routers import CapacityConfig, SwitchRouterConfig, TopKRouterConfig
 from sparsemix.routing import Routing
 from sparsemix.soft import SoftMoEConfig
@@ -54,7 +62,46 @@ def loss_gradients(decoder, **arguments):
     ],
 )
 def test_logits_and_gradients_equal_the_reference(changes):
-    decoder = small_decoder(**changes)
+    expect_reference(small_decoder(**changes))
+
+
+@pytest.mark.parametrize("layers", [None, (0, 2), (1,), ()])
+def test_blocks_with_a_window_see_what_is_just_before(layers):
+    decoder = small_decoder(moe=None, window=WindowConfig(size=3, layers=layers))
+    windowed = range(3) if layers is None else layers
+    reach = sum(2 if layer in windowed else 12 for layer in range(3))
+    tokens_BS = random_tokens(1, 12)
+    embedded_BSD = decoder.embedding(tokens_BS).detach().requires_grad_()
+    decoder.embedding.forward = lambda _: embedded_BSD
+    for last in (0, 5, 11):
+        (gradient_BSD,) = torch.autograd.grad(decoder(tokens_BS).hidden_BSD[0, last].sum(), embedded_BSD)
+        seen = gradient_BSD[0].abs().sum(-1).nonzero().flatten().tolist()
+        assert seen == list(range(max(0, last - reach), last + 1))
+
+
+def test_multipliers_are_those_of_the_definition():
+    decoder = small_decoder(moe=None, embedding_scale=3.0, residual_scale=0.3, logit_scale=0.5)
+    plain = small_decoder(moe=None)
+    with torch.no_grad():
+        plain.embedding.weight.mul_(3)
+        plain.unembedding.weight.mul_(0.5)
+        for block in plain.blocks:
+            block.attention.output.weight.mul_(0.3)
+            block.ffn.down_DF.mul_(0.3)
+    tokens_BS = random_tokens(2, 7)
+    ours, theirs = (model.logits(model(tokens_BS).hidden_BSD) for model in (decoder, plain))
+    torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=1e-12)
+
+
+def test_multipliers_leave_tied_embeddings_tied():
+    decoder, plain = (small_decoder(tie_embeddings=True, logit_scale=scale) for scale in (0.25, 1.0))
+    tokens_BS = random_tokens(2, 7)
+    ours, theirs = (model.logits(model(tokens_BS).hidden_BSD) for model in (decoder, plain))
+    torch.testing.assert_close(ours, 0.25 * theirs, atol=1e-12, rtol=1e-12)
+
+
+def expect_reference(decoder):
+    """Logits and all gradients."""
     tokens_BS = random_tokens(2, 7)
     logits_BSV = decoder.logits(decoder(tokens_BS).hidden_BSD)
     expected = torch.stack(
@@ -124,12 +171,40 @@ def test_which_blocks_are_mixtures(every, first, expected):
     assert output.collected == tuple(10 * layer for layer in expected)
 
 
+@pytest.mark.parametrize(
+    ("dense", "alone", "expected"),
+    [
+        ((1,), (), ["dense", "dense", "moe", "moe", "moe"]),
+        ((3, 1), (4,), ["dense", "dense", "moe", "dense", "alone"]),
+        ((), (0, 2), ["alone", "moe", "alone", "moe", "moe"]),
+        ((2,), (2,), ["dense", "moe", "alone", "moe", "moe"]),
+    ],
+)
+def test_some_blocks_are_dense_and_some_are_attention_alone(dense, alone, expected):
+    decoder = small_decoder(num_layers=5, dense_layers=dense, without_ffn=alone)
+    kinds = {MoE: "moe", type(None): "alone"}
+    assert [kinds.get(type(block.ffn), "dense") for block in decoder.blocks] == expected
+    assert decoder.config.moe_layers == tuple(layer for layer, kind in enumerate(expected) if kind == "moe")
+    expect_reference(decoder)
+
+
+def test_no_block_need_be_dense():
+    small_config(ffn=None, dense_first=0, without_ffn=(1,))
+    with pytest.raises(ValueError, match="ffn: must be given where blocks are dense, got none for 1 of 3 blocks"):
+        small_config(ffn=None, dense_first=0, without_ffn=(1,), dense_layers=(2,))
+
+
 def test_without_collect_the_routings_are_returned():
     assert all(isinstance(kept, Routing) for kept in small_decoder()(random_tokens(1, 4)).collected)
 
 
-def test_activation_checkpointing_changes_no_gradient():
-    decoder = small_decoder()
+LATENT = LatentAttentionConfig(num_heads=2, q_rank=6, kv_rank=5, nope_dim=4, rope_dim=4, value_dim=6)
+WITH_SINKS = {"attention": AttentionConfig(num_heads=4, num_kv_heads=2, sinks=True), "window": WindowConfig(size=3)}
+
+
+@pytest.mark.parametrize("changes", [{}, WITH_SINKS, {"attention": LATENT}])
+def test_activation_checkpointing_changes_no_gradient(changes):
+    decoder = small_decoder(**changes)
 
     def collect(layer, routing):
         return routing.probs_TE.square().mean()
@@ -188,8 +263,9 @@ def test_building_again_gives_the_same_weights_whatever_the_global_state():
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_config_goes_to_json_and_back():
-    config = small_config(tie_embeddings=True, moe_every=2)
+@pytest.mark.parametrize("changes", [{}, WITH_SINKS, {"attention": LATENT, "without_ffn": (1,)}])
+def test_config_goes_to_json_and_back(changes):
+    config = small_config(tie_embeddings=True, moe_every=2, **changes)
     assert from_json(DecoderConfig, to_json(config)) == config
 
 
@@ -200,6 +276,13 @@ def test_config_goes_to_json_and_back():
         ({"ffn": None, "dense_first": 3}, "ffn: must be given where blocks are dense, got none for 3 of 3 blocks"),
         ({"dim": 0}, "greater than or equal to 1"),
         ({"unknown": 1}, "unknown"),
+        ({"dense_layers": (3,)}, r"dense_layers: must be in 0..2, the blocks there are, got \(3,\); correct them"),
+        ({"without_ffn": (0, -1)}, r"without_ffn: must be in 0..2, .* got \(0, -1\)"),
+        ({"window": WindowConfig(size=4, layers=(5,))}, r"window.layers: must be in 0..2, .* got \(5,\)"),
+        (
+            {"window": WindowConfig(size=4), "depth": DepthConfig()},
+            "window: not together with a depth, .* got both in block 1; give window.layers without it",
+        ),
     ],
 )
 def test_config_refuses(changes, message):
@@ -290,10 +373,10 @@ def test_forward_refuses():
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # PyTorch's compiler trips over its own deprecations
-@pytest.mark.parametrize("moe", [None, MOE])
-def test_compiles_and_gives_the_same(moe):
-    decoder = small_decoder(dtype=torch.float32, moe=moe)
-    compiled = torch.compile(decoder, backend="aot_eager", fullgraph=moe is None)
+@pytest.mark.parametrize("changes", [{"moe": None}, {}, {"moe": None} | WITH_SINKS, {"moe": None, "attention": LATENT}])
+def test_compiles_and_gives_the_same(changes):
+    decoder = small_decoder(dtype=torch.float32, **changes)
+    compiled = torch.compile(decoder, backend="aot_eager", fullgraph="moe" in changes)
     expected = loss_gradients(decoder)
     hidden_BSD = compiled(random_tokens(2, 9)).hidden_BSD
     torch.testing.assert_close(hidden_BSD, decoder(random_tokens(2, 9)).hidden_BSD, atol=1e-6, rtol=1e-5)

@@ -23,11 +23,11 @@ def activation(name: str, x: Tensor) -> Tensor:
     }[name]()
 
 
-def clamped(gate_F: Tensor, up_F: Tensor, limit: float, alpha: float) -> Tensor:
+def clamped(gate_F: Tensor, up_F: Tensor, limit: float, alpha: float, offset: float = 1.0) -> Tensor:
     """As the experts of gpt-oss: gates are clamped from above, what they multiply on both sides."""
     gate_F = torch.where(gate_F > limit, limit, gate_F)
     up_F = torch.where(up_F > limit, limit, torch.where(up_F < -limit, -limit, up_F))
-    return gate_F / (1 + torch.exp(-alpha * gate_F)) * (up_F + 1)
+    return gate_F / (1 + torch.exp(-alpha * gate_F)) * (up_F + offset)
 
 
 def glu(x_D: Tensor, gate_up_GD: Tensor, down_DF: Tensor, name: str) -> Tensor:

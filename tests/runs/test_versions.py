@@ -1,4 +1,4 @@
-"""The format has had one version so far; these tests give it a history, to see that older runs will load."""
+"""Older runs load: those that there have been, and a history made up to see what several versions would be."""
 
 import json
 
@@ -41,6 +41,8 @@ def old_run(tmp_path):
     (tmp_path / "run.json").write_text('{"version": 1, "device": "cpu"}')
     (tmp_path / "config.json").write_text('{"iterations": 7}')
     RunFolder(tmp_path).checkpoints.save(4, Checkpoint({"model": {"w": torch.ones(2)}}, {"step": 4}))
+    state = tmp_path / "checkpoints/step-00000004/state.json"
+    state.write_text(state.read_text().replace(f'"version": {versions.FORMAT_VERSION}', '"version": 1'))
     return tmp_path
 
 
@@ -67,6 +69,39 @@ def test_versions_that_there_are_not_are_refused(history, version):
 
 def test_a_checkpoint_of_a_newer_version_is_not_called_damaged(old_run):
     path = old_run / "checkpoints/step-00000004/state.json"
-    path.write_text(path.read_text().replace('"version": 1', '"version": 2'))
-    with pytest.raises(RunError, match=r"step-00000004: format version must be in 1..1, got 2; update sparsemix$"):
+    known = versions.FORMAT_VERSION
+    path.write_text(path.read_text().replace('"version": 1', f'"version": {known + 1}'))
+    line = rf"step-00000004: format version must be in 1..{known}, got {known + 1}; update sparsemix$"
+    with pytest.raises(RunError, match=line):
         RunFolder.open(old_run).checkpoints.load(4)
+
+
+@config
+class Attention:
+    """As much of the attention of version 2 as it takes to see what became of that of version 1."""
+
+    type: str
+    num_heads: int
+    rope_scaling: dict[str, float | str] | None
+
+
+@config
+class Model:
+    attention: Attention
+    vocab_size: int
+
+
+@config
+class Run:
+    model: Model
+    steps: int
+
+
+@pytest.mark.parametrize("yarn", [None, {"factor": 4.0, "original_context": 64}])
+def test_version_1_had_one_kind_of_attention_and_one_of_scaling(tmp_path, yarn):
+    (tmp_path / "run.json").write_text('{"version": 1}')
+    model = {"attention": {"num_heads": 4, "yarn": yarn}, "vocab_size": 9}
+    (tmp_path / "config.json").write_text(json.dumps({"model": model, "steps": 3}))
+    scaling = None if yarn is None else {"type": "yarn", **yarn}
+    attention = Attention(type="grouped", num_heads=4, rope_scaling=scaling)
+    assert RunFolder.open(tmp_path).config(Run) == Run(model=Model(attention=attention, vocab_size=9), steps=3)

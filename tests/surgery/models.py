@@ -10,7 +10,7 @@ from torch import Tensor
 from sparsemix import GLUExpertsConfig, MoEConfig
 from sparsemix.interop.stored import StoredModel
 from sparsemix.models import AttentionConfig, Decoder, DecoderConfig
-from sparsemix.surgery import Edited
+from sparsemix.surgery import Edited, Text
 from sparsemix.tensors import Held
 
 HIDDEN = 12
@@ -65,12 +65,16 @@ def built(model: StoredModel) -> Decoder:
     return decoder.eval()
 
 
+def text() -> Text:
+    """Three sequences of 16 tokens."""
+    return Text(torch.randint(17, (3, 16), generator=torch.Generator().manual_seed(7)), num_bytes=45)
+
+
 @torch.no_grad()
 def logits(model: StoredModel) -> Tensor:
-    """For three sequences of 16 tokens."""
-    tokens_BS = torch.randint(17, (3, 16), generator=torch.Generator().manual_seed(7))
+    """For these."""
     decoder = built(model)
-    return decoder.logits(decoder(tokens_BS).hidden_BSD)
+    return decoder.logits(decoder(text().tokens_BS).hidden_BSD)
 
 
 def change(before: StoredModel, after: Edited) -> float:
@@ -83,3 +87,8 @@ def check_theory(before: StoredModel, after: Edited, exact: bool) -> None:
     assert after.theory.exact == exact, after.theory.why
     found = change(before, after)
     assert found < 1e-10 if exact else found > 1e-4, (found, after.theory.why)
+
+
+def kind_of(value: object) -> str:
+    """What a test of it is called."""
+    return getattr(value, "type", None) or str(value)

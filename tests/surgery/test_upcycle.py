@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from surgery.models import HIDDEN, built, change, check_theory, dense, sparse
+from surgery.models import HIDDEN, built, change, check_theory, dense, kind_of, sparse
 
 from sparsemix import (
     CapacityConfig,
@@ -48,10 +48,6 @@ OTHERS = [
     TopKRouterConfig(capacity=CapacityConfig(factor=1.0, factor_eval=0.5)),
     SwitchRouterConfig(),
 ]
-
-
-def kind_of(value) -> str:
-    return getattr(value, "type", None) or str(value)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=kind_of)

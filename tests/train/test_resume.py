@@ -135,8 +135,9 @@ def test_a_run_of_an_older_version_goes_on(config, tmp_path, monkeypatch):
     def rename(kind, document):
         return {("clip_norm" if name == "clip" else name): value for name, value in document.items()}
 
-    monkeypatch.setattr(versions, "FORMAT_VERSION", 2)
-    monkeypatch.setattr(versions, "MIGRATIONS", {1: rename})
+    now = versions.FORMAT_VERSION
+    monkeypatch.setattr(versions, "FORMAT_VERSION", now + 1)
+    monkeypatch.setattr(versions, "MIGRATIONS", {now: rename})
     train(config, tmp_path / "run", resume=True)
     assert curve(tmp_path / "run") == curve(tmp_path / "whole")
 

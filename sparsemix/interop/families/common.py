@@ -21,6 +21,8 @@ ACTIVATIONS = {
 }
 """Their names of activations -> ours."""
 THEIR_ACTIVATIONS = {"silu": "silu", "gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "relu": "relu"}
+EXPERTS_KEYS = ("num_experts", "num_local_experts", "n_routed_experts")
+"""What the number of experts goes by; transformers 5 writes another name than the hub has, in some families."""
 
 NAMES: dict[str, Rule] = {
     "embedding.weight": Same("model.embed_tokens.weight"),
@@ -71,12 +73,14 @@ def read_attention(
     qk_norm: Literal["none", "head", "width"] = "none",
     sinks: bool = False,
     scale: float | None = None,
+    usual_head: int | None = None,
 ) -> AttentionConfig:
-    """Grouped attention."""
+    """Grouped attention; `usual_head` is the size of a head where the keys do not say, None: as wide as fits."""
+    num_heads, head_dim = keys.take("num_attention_heads"), keys.get("head_dim", usual_head)
     return AttentionConfig(
-        num_heads=keys.take("num_attention_heads"),
+        num_heads=num_heads,
         num_kv_heads=keys.get("num_key_value_heads"),
-        head_dim=keys.get("head_dim"),
+        head_dim=None if head_dim == keys.peek("hidden_size") / num_heads else head_dim,
         bias=bias,
         qk_norm=qk_norm,
         sinks=sinks,
@@ -178,6 +182,8 @@ def normalizes(router: TopKRouterConfig) -> bool:
 
 def dense_keys(config: DecoderConfig) -> dict[str, Any]:
     """The keys of Qwen's configs for blocks that have no mixture."""
-    dense = sorted({*range(config.num_layers)} - {*config.moe_layers})
+    every, dense = config.moe_every, config.dense_layers
+    if config.dense_first:
+        every, dense = 1, sorted({*range(config.num_layers)} - {*config.moe_layers})
     hidden = config.ffn.hidden if isinstance(config.ffn, GLUExpertsConfig) else 4 * config.dim  # of no block, then
-    return {"decoder_sparse_step": 1, "mlp_only_layers": dense, "intermediate_size": hidden}
+    return {"decoder_sparse_step": every, "mlp_only_layers": list(dense), "intermediate_size": hidden}

@@ -8,6 +8,7 @@ from sparsemix.experts import GLUExpertsConfig
 from sparsemix.interop.families.common import (
     DENSE,
     EXPERTS,
+    EXPERTS_KEYS,
     NAMES,
     THEIR_ACTIVATIONS,
     decoder_keys,
@@ -115,7 +116,7 @@ def _read(
     activation, hidden = read_activation(keys), keys.take("moe_intermediate_size")
     shared_hidden = hidden * keys.get("n_shared_experts", shared)
     moe = MoEConfig(
-        num_experts=keys.take("n_routed_experts"),
+        num_experts=keys.take_one(*EXPERTS_KEYS),
         router=router,
         experts=GLUExpertsConfig(hidden=hidden, activation=activation),
         shared=GLUExpertsConfig(hidden=shared_hidden, activation=activation),

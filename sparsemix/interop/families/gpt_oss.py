@@ -6,6 +6,7 @@ from typing import Any
 
 from sparsemix.experts import ClampedGLUExpertsConfig
 from sparsemix.interop.families.common import (
+    EXPERTS_KEYS,
     NAMES,
     attention_keys,
     decoder_keys,
@@ -50,9 +51,9 @@ def to_ours(keys: Keys) -> DecoderConfig:
     rope = read_rope(keys, THETA) if said else Rope(keys.get("rope_theta", THETA), YARN)
     return read_decoder(
         keys,
-        attention=read_attention(keys, rope, bias=bias, sinks=True),
+        attention=read_attention(keys, rope, bias=bias, sinks=True, usual_head=64),
         window=_window(keys),
-        moe=MoEConfig(num_experts=keys.take("num_local_experts"), router=router, experts=experts),
+        moe=MoEConfig(num_experts=keys.take_one(*EXPERTS_KEYS), router=router, experts=experts),
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from sparsemix.experts import GLUExpertsConfig
 from sparsemix.interop.families.common import (
+    EXPERTS_KEYS,
     NAMES,
     THEIR_ACTIVATIONS,
     attention_keys,
@@ -37,7 +38,7 @@ def to_ours(keys: Keys) -> DecoderConfig:
     return read_decoder(
         keys,
         attention=read_attention(keys, read_rope(keys), bias=bias, scale=scale),
-        moe=MoEConfig(num_experts=keys.take("num_local_experts"), router=router, experts=experts),
+        moe=MoEConfig(num_experts=keys.take_one(*EXPERTS_KEYS), router=router, experts=experts),
         embedding_scale=keys.get("embedding_multiplier", 1.0),
         residual_scale=keys.get("residual_multiplier", 1.0),
         logit_scale=1 / keys.get("logits_scaling", 1.0),

@@ -54,6 +54,15 @@ class Keys:
         check(given, f"{self.source}: {name}", "must be given", "none", "get the model anew")
         return self._left.pop(name)
 
+    def take_one(self, *names: str) -> Any:
+        """The value of a key that goes by several names, of which the first is the usual one.
+
+        Raises:
+            ValueError: it is given by none of them.
+        """
+        name = next((name for name in names if self._left.get(name) is not None), names[0])
+        return self.take(name)
+
     def get(self, name: str, default: Any = None) -> Any:
         """The value of a key, or `default` where it is missing or null."""
         value = self._left.pop(name, None)

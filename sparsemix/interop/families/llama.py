@@ -70,7 +70,7 @@ def qwen2_to_theirs(config: DecoderConfig) -> dict[str, Any] | None:
 
 def qwen3_to_ours(keys: Keys) -> DecoderConfig:
     window, bias = _upper_window(keys), "qkvo" if keys.get("attention_bias", False) else "none"
-    attention = read_attention(keys, read_rope(keys), bias=bias, qk_norm="head")
+    attention = read_attention(keys, read_rope(keys), bias=bias, qk_norm="head", usual_head=128)
     return read_decoder(keys, attention=attention, ffn=_ffn(keys), window=window)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from sparsemix.experts import GLUExpertsConfig
 from sparsemix.interop.families.common import (
+    EXPERTS_KEYS,
     NAMES,
     THEIR_ACTIVATIONS,
     attention_keys,
@@ -38,7 +39,7 @@ def to_ours(keys: Keys) -> DecoderConfig:
     return read_decoder(
         keys,
         attention=read_attention(keys, read_rope(keys, default_theta=1e6)),
-        moe=MoEConfig(num_experts=keys.take("num_local_experts"), router=router, experts=experts),
+        moe=MoEConfig(num_experts=keys.take_one(*EXPERTS_KEYS), router=router, experts=experts),
         window=WindowConfig(size=window) if window else None,
     )
 

@@ -7,6 +7,7 @@ from typing import Any
 from sparsemix.experts import GLUExpertsConfig
 from sparsemix.interop.families.common import (
     EXPERTS,
+    EXPERTS_KEYS,
     NAMES,
     THEIR_ACTIVATIONS,
     attention_keys,
@@ -34,7 +35,7 @@ def to_ours(keys: Keys) -> DecoderConfig:
     return read_decoder(
         keys,
         attention=read_attention(keys, read_rope(keys), bias=bias, qk_norm="width"),
-        moe=MoEConfig(num_experts=keys.take("num_experts"), router=router, experts=experts),
+        moe=MoEConfig(num_experts=keys.take_one(*EXPERTS_KEYS), router=router, experts=experts),
     )
 
 

@@ -8,6 +8,7 @@ from sparsemix.experts import GLUExpertsConfig
 from sparsemix.interop.families.common import (
     DENSE,
     EXPERTS,
+    EXPERTS_KEYS,
     NAMES,
     THEIR_ACTIVATIONS,
     attention_keys,
@@ -41,7 +42,7 @@ TABLE: Table = {
 def to_ours(keys: Keys) -> DecoderConfig:
     activation = read_activation(keys)
     moe = MoEConfig(
-        num_experts=keys.take("num_experts"),
+        num_experts=keys.take_one(*EXPERTS_KEYS),
         router=TopKRouterConfig(k=keys.take("num_experts_per_tok"), normalize=keys.get("norm_topk_prob", False)),
         experts=GLUExpertsConfig(hidden=keys.take("moe_intermediate_size"), activation=activation),
         shared=GLUExpertsConfig(hidden=keys.take("shared_expert_intermediate_size"), activation=activation),

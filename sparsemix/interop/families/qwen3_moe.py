@@ -8,6 +8,7 @@ from sparsemix.experts import GLUExpertsConfig
 from sparsemix.interop.families.common import (
     DENSE,
     EXPERTS,
+    EXPERTS_KEYS,
     NAMES,
     THEIR_ACTIVATIONS,
     attention_keys,
@@ -34,7 +35,7 @@ def to_ours(keys: Keys) -> DecoderConfig:
     window, used = keys.get("sliding_window"), keys.get("use_sliding_window", False)
     keys.skip("max_window_layers")  # in the published configs, and read by nobody
     moe = MoEConfig(
-        num_experts=keys.take("num_experts"),
+        num_experts=keys.take_one(*EXPERTS_KEYS),
         router=TopKRouterConfig(k=keys.take("num_experts_per_tok"), normalize=keys.get("norm_topk_prob", False)),
         experts=GLUExpertsConfig(hidden=keys.take("moe_intermediate_size"), activation=activation),
     )

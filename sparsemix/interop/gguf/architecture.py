@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, NamedTuple
 
 from sparsemix.models import DecoderConfig, LatentAttentionConfig
@@ -24,6 +25,8 @@ class Architecture(NamedTuple):
     """Whether blocks at the start may be dense in a model with mixtures."""
     square: bool = False
     """Whether the heads together must be as wide as the model."""
+    output_bias: bool = False
+    """Whether attention's output may have a bias; queries, keys and values may everywhere."""
     tied: bool = True
     """Whether the unembedding may be left out of the file."""
     ropes: tuple[str, ...] = ("linear", "yarn")
@@ -34,19 +37,20 @@ class Architecture(NamedTuple):
     """Whether it multiplies the routed experts' output by a constant of the file."""
 
 
-LLAMA = Architecture("llama", pairs="neighbours", normalize=True, ropes=("linear", "yarn", "llama3"))
+LLAMA = Architecture("llama", pairs="neighbours", normalize=True, output_bias=True, ropes=("linear", "yarn", "llama3"))
 QWEN2 = Architecture("qwen2", square=True)
 QWEN2_MOE = Architecture("qwen2moe", normalize=False, shared=("gated",), square=True, tied=False)
 QWEN3 = Architecture("qwen3")
 QWEN3_MOE = Architecture("qwen3moe", normalize=True)
 OLMOE = Architecture("olmoe", normalize=False, square=True, tied=False)
-GPT_OSS = Architecture("gpt-oss", normalize=True, tied=False)
-GRANITE = Architecture("granite", pairs="neighbours", ropes=("linear", "yarn", "llama3"), scaled=True)
+GPT_OSS = Architecture("gpt-oss", normalize=True, output_bias=True, tied=False)
+GRANITE = Architecture("granite", pairs="neighbours", output_bias=True, ropes=("linear", "yarn", "llama3"), scaled=True)
 GRANITE_MOE = Architecture(
     "granitemoe",
     pairs="neighbours",
     normalize=True,
     shared=("none", "plain"),
+    output_bias=True,
     ropes=("linear", "yarn", "llama3"),
     scaled=True,
 )
@@ -85,7 +89,13 @@ def nearest(config: DecoderConfig) -> Architecture:
 def is_scaled(config: DecoderConfig) -> bool:
     """Whether constants multiply embeddings, residuals, logits or, in place of 1/sqrt(A), the attention's."""
     scales = (config.embedding_scale, config.residual_scale, config.logit_scale)
-    return any(scale != 1.0 for scale in scales) or config.attention.scale is not None
+    return any(scale != 1.0 for scale in scales) or not scores_as_usual(config)
+
+
+def scores_as_usual(config: DecoderConfig) -> bool:
+    """Whether attention's scores are divided by the root of the head size, A."""
+    scale = config.attention.scale
+    return scale is None or math.isclose(scale, config.attention.head_size(config.dim) ** -0.5)
 
 
 def shared_kind(config: DecoderConfig) -> Shared:

@@ -6,7 +6,15 @@ from typing import Any, TypeGuard
 
 from sparsemix.checks import check
 from sparsemix.experts import ClampedGLUExpertsConfig, GLUExpertsConfig
-from sparsemix.interop.gguf.architecture import DEEPSEEK2, GPT_OSS, OLMOE, Architecture, is_scaled, shared_kind
+from sparsemix.interop.gguf.architecture import (
+    DEEPSEEK2,
+    GPT_OSS,
+    OLMOE,
+    Architecture,
+    is_scaled,
+    scores_as_usual,
+    shared_kind,
+)
 from sparsemix.layer import MoEConfig
 from sparsemix.models import AttentionConfig, DecoderConfig, LatentAttentionConfig
 from sparsemix.routers import GroupLimitedRouterConfig, TopKRouterConfig
@@ -34,6 +42,10 @@ def _is_plain(kind: object) -> TypeGuard[GLUExpertsConfig]:
     return isinstance(kind, GLUExpertsConfig) and kind.activation == "silu" and not kind.bias
 
 
+def _is_clamped(kind: object) -> bool:
+    return isinstance(kind, ClampedGLUExpertsConfig) and kind.bias and (kind.limit, kind.alpha) == (7.0, 1.702)
+
+
 def _check_blocks(config: DecoderConfig, architecture: Architecture) -> None:
     _demand(config.depth is None, "depth", "no such thing", "one", architecture)
     first = config.num_layers - len(config.moe_layers)
@@ -42,6 +54,8 @@ def _check_blocks(config: DecoderConfig, architecture: Architecture) -> None:
     rule = "only blocks at the start may be dense" if architecture.dense_first else "no block may be dense"
     _demand(allowed, "moe", f"{rule} beside mixtures", f"dense blocks {dense}", architecture)
     _demand(not config.without_ffn, "without_ffn", "every block has one", config.without_ffn, architecture)
+    if architecture in (OLMOE, GPT_OSS, DEEPSEEK2):
+        _demand(config.moe is not None, "moe", "must be given", None, architecture)
     if dense:
         _demand(_is_plain(config.ffn), "ffn", PLAIN, config.ffn, architecture)
     if is_scaled(config) and architecture is not DEEPSEEK2:
@@ -74,9 +88,12 @@ def _check_grouped(config: DecoderConfig, attention: AttentionConfig, architectu
     if architecture is OLMOE:  # its norm of the keys is as wide as the model
         rule = f"must be {attention.num_heads}, the query heads,"
         _demand(attention.kv_heads == attention.num_heads, "attention.num_kv_heads", rule, attention.kv_heads, OLMOE)
+    if not architecture.output_bias:
+        rule = "the output must have none"
+        _demand(attention.bias != "qkvo", "attention.bias", rule, attention.bias, architecture)
     if architecture is GPT_OSS:
         _demand(attention.bias == "qkvo", "attention.bias", "must be 'qkvo'", repr(attention.bias), architecture)
-        _demand(attention.scale is None, "attention.scale", "must be 1/sqrt(head size)", attention.scale, architecture)
+        _demand(attention.qk_norm == "none", "attention.qk_norm", "must be none", attention.qk_norm, architecture)
 
 
 def _check_latent(config: DecoderConfig, attention: LatentAttentionConfig) -> None:
@@ -86,14 +103,12 @@ def _check_latent(config: DecoderConfig, attention: LatentAttentionConfig) -> No
     rule = f"must be none with {config.num_layers} blocks"
     _demand(not lite or attention.q_rank is None, "attention.q_rank", rule, attention.q_rank, DEEPSEEK2)
     if attention.rope_scaling is None:
-        usual = attention.scale is None
         rule = "must be 1/sqrt(head size) without yarn"
-        _demand(usual, "attention.scale", rule, attention.scale, DEEPSEEK2)
+        _demand(scores_as_usual(config), "attention.scale", rule, attention.scale, DEEPSEEK2)
     same_eps = attention.norm_eps in (None, config.norm_eps)
     rule = f"must be the model's {config.norm_eps}"
     _demand(same_eps, "attention.norm_eps", rule, attention.norm_eps, DEEPSEEK2)
     _demand(not attention.bias, "attention.bias", "must be False", attention.bias, DEEPSEEK2)
-    _demand(config.moe is not None, "moe", "must be given", None, DEEPSEEK2)
     scales = (config.embedding_scale, config.residual_scale, config.logit_scale)
     _demand(scales == (1, 1, 1), "model", "no scales of embedding, residual and logits", scales, DEEPSEEK2)
 
@@ -117,10 +132,8 @@ def _check_mixture(config: DecoderConfig, moe: MoEConfig, architecture: Architec
 def _check_experts(moe: MoEConfig, architecture: Architecture) -> None:
     experts = moe.experts
     if architecture is GPT_OSS:
-        clamped = isinstance(experts, ClampedGLUExpertsConfig) and experts.bias
-        clamped = clamped and (experts.limit, experts.alpha) == (7.0, 1.702)
         rule = "must be clamped_glu with bias, limit 7.0 and alpha 1.702"
-        _demand(clamped, "moe.experts", rule, experts, architecture)
+        _demand(_is_clamped(experts), "moe.experts", rule, experts, architecture)
     else:
         _demand(_is_plain(experts), "moe.experts", PLAIN, experts, architecture)
     _demand(moe.item_dims == 1, "moe.item_dims", "must be 1", moe.item_dims, architecture)

@@ -64,7 +64,8 @@ def _widths(config: DecoderConfig, architecture: Architecture) -> dict[str, Valu
         assert config.ffn is not None
         return {"feed_forward_length": config.ffn.hidden}
     assert isinstance(moe.experts, GLUExpertsConfig | ClampedGLUExpertsConfig)
-    found["feed_forward_length"] = moe.experts.hidden if config.ffn is None else config.ffn.hidden
+    dense = config.ffn if len(config.moe_layers) < config.num_layers else None
+    found["feed_forward_length"] = moe.experts.hidden if dense is None else dense.hidden
     found["expert_feed_forward_length"] = moe.experts.hidden
     if architecture.dense_first:
         assert moe.shared is not None

@@ -79,7 +79,8 @@ def _tokens(model: tokenizers.Tokenizer, vocab_size: int) -> tuple[list[str], li
 
 def _ends(named: dict[str, Path], model: tokenizers.Tokenizer) -> dict[str, Value]:
     """The ends of a text, and which of them `encode` adds. llama.cpp would take token 11 for what it is not told."""
-    eos = _special(named, model, "eos") or model.token_to_id(END)
+    eos = _special(named, model, "eos")
+    eos = model.token_to_id(END) if eos is None else eos
     check(eos is not None, "tokenizer", "must name the token that ends a text", "none", "add a tokenizer_config.json")
     assert eos is not None
     bos = _special(named, model, "bos")

@@ -11,7 +11,7 @@ from sparsemix.models.cache import KeyMask, KVCache, LayerCache
 
 
 def as_ours(cache: Cache, num_layers: int, tokens_BS: Tensor, valid: Tensor | None) -> KVCache:
-    """A view for one forward pass: keys and values go to `cache`, whose owner may select, reorder and crop them.
+    """A view for one forward pass: what attention keeps goes to `cache`, whose owner may select, reorder and crop them.
 
     Args:
         cache: of any kind whose layers grow with the tokens.
@@ -32,6 +32,8 @@ class _Layer:
     def __init__(self, cache: Cache, layer: int) -> None:
         self.cache, self.layer = cache, layer
 
-    def append(self, key_BHSA: Tensor, value_BHSA: Tensor) -> tuple[Tensor, Tensor]:
-        """All keys and values so far, the new ones last."""
-        return self.cache.update(key_BHSA, value_BHSA, self.layer)
+    def append(self, *new: Tensor) -> tuple[Tensor, ...]:
+        """All so far, the new last; attention with latents keeps one tensor, where transformers wants two."""
+        keys = new[0]
+        values = new[1] if len(new) == 2 else keys[..., :0]
+        return self.cache.update(keys, values, self.layer)[: len(new)]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import asdict
+from typing import Any, cast
 
 import pydantic
 from transformers import PretrainedConfig
@@ -12,8 +13,11 @@ from transformers import PretrainedConfig
 from sparsemix.balance import Loss, LossConfig
 from sparsemix.checks import check
 from sparsemix.config import from_json, one_line, to_json
-from sparsemix.interop.own_config import AUTO_MAP, FORMAT_VERSION, derived_fields
+from sparsemix.interop.own import MODEL_TYPE, derived_fields
+from sparsemix.interop.remote_code import AUTO_MAP
 from sparsemix.models import DecoderConfig
+from sparsemix.runs import FORMAT_VERSION
+from sparsemix.runs.versions import migrated
 
 LOSSES = pydantic.TypeAdapter(tuple[LossConfig, ...])
 
@@ -31,11 +35,11 @@ class SparsemixConfig(PretrainedConfig):
     What other libraries read, `vocab_size` and the like, follows from `model`.
 
     Raises:
-        ValueError: no such model, or a number beside it that contradicts it.
+        ValueError: no such model, one of a newer version, or a number beside it that contradicts it.
     """
 
-    model_type = "sparsemix"
-    keys_to_ignore_at_inference = ("past_key_values", "aux_loss", "routings")
+    model_type = MODEL_TYPE
+    keys_to_ignore_at_inference = ["past_key_values", "aux_loss", "routings"]  # noqa: RUF012
 
     def __init__(
         self,
@@ -46,13 +50,13 @@ class SparsemixConfig(PretrainedConfig):
         format_version: int = FORMAT_VERSION,
         **others: Any,
     ) -> None:
-        rule = f"must be {FORMAT_VERSION}"
-        check(format_version == FORMAT_VERSION, "format_version", rule, format_version, "update sparsemix")
-        self.format_version = format_version
+        self.format_version = FORMAT_VERSION
         self.balance_losses = None if balance_losses is None else _losses_as_json(balance_losses)
         self.output_routings = output_routings
         self.use_cache = use_cache
         self.model: dict[str, Any] | None = None  # without arguments only, as transformers calls it to see defaults
+        if isinstance(model, Mapping):
+            model = migrated("config", {"model": dict(model)}, format_version, "format_version")["model"]
         if model is not None:
             self.model = _model_as_json(model)
             others = self._with_derived(others)
@@ -63,6 +67,10 @@ class SparsemixConfig(PretrainedConfig):
         """What the decoder is built of."""
         check(self.model is not None, "model", "must be given", "none", "pass a DecoderConfig")
         return from_json(DecoderConfig, json.dumps(self.model), "model")
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str = "AutoConfig") -> None:
+        """Nothing to do: a folder's remote code imports this class, instead of a copy of it."""
 
     def set_decoder_config(self, model: DecoderConfig) -> None:
         """Describe another decoder."""
@@ -95,11 +103,13 @@ def _model_as_json(model: DecoderConfig | Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _losses_as_json(losses: Sequence[Loss | Mapping[str, Any]]) -> list[dict[str, Any]]:
-    return json.loads(LOSSES.dump_json(_losses(losses)))
+    """All of each, as with the model."""
+    found = [dict(one) if isinstance(one, Mapping) else asdict(cast(Any, one)) for one in losses]
+    return json.loads(LOSSES.dump_json(_losses(found)))
 
 
-def _losses(losses: Sequence[Loss | Mapping[str, Any]]) -> tuple[LossConfig, ...]:
+def _losses(losses: Sequence[Mapping[str, Any]]) -> tuple[LossConfig, ...]:
     try:
-        return LOSSES.validate_python(tuple(losses))
+        return LOSSES.validate_json(json.dumps(losses))
     except pydantic.ValidationError as error:
         raise ValueError(one_line(error, "balance_losses")) from None

@@ -25,7 +25,7 @@ def valid_tokens(attention_mask: Tensor | None, tokens_BS: Tensor, past: int) ->
 
 
 def documents(position_BS: Tensor) -> Tensor | None:
-    """Which document each token is of, where positions that do not go on by 1 say that another begins; None: one."""
+    """Which document each token is of, int64: another begins where positions do not go on by 1; None: all are one."""
     begins_BS = torch.zeros_like(position_BS, dtype=torch.bool)
     begins_BS[:, 1:] = position_BS.diff(dim=1) != 1
     return begins_BS.cumsum(dim=1) if bool(begins_BS.any()) else None

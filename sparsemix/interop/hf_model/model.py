@@ -17,9 +17,7 @@ from sparsemix.interop.hf_model.cache import as_ours
 from sparsemix.interop.hf_model.config import SparsemixConfig
 from sparsemix.interop.hf_model.inputs import check_grows, documents, valid_tokens
 from sparsemix.interop.hf_model.output import SparsemixOutput, collector, share, total
-from sparsemix.interop.own_config import write_stubs
-from sparsemix.models import DecoderOutput
-from sparsemix.models.block import Collect
+from sparsemix.interop.remote_code import write_stubs
 from sparsemix.routers.hashing import HashRouter
 
 
@@ -45,6 +43,7 @@ class SparsemixForCausalLM(PreTrainedModel, GenerationMixin):
         if not self.model.norm.weight.is_meta:
             for module in self.model.modules():  # initialised already, and not as transformers would
                 module._is_hf_initialized = True  # type: ignore[assignment]
+        self.register_load_state_dict_pre_hook(_take_saved_names)
         self.post_init()
         if self.model.config.depth is not None:
             self.generation_config.use_cache = False
@@ -97,8 +96,8 @@ class SparsemixForCausalLM(PreTrainedModel, GenerationMixin):
             input_ids: int64, (B, S).
             attention_mask: (B, tokens in the cache and S), 0 for padding, which is attended by none, reaches no
                 expert and counts in no balance loss.
-            position_ids: (B, S); None: from 0, padding not counted. Without mask and cache, another document begins
-                where they do not go on by 1, and attention does not cross into it.
+            position_ids: (B or 1, S); None: from 0, padding not counted. Without mask and cache, another document
+                begins where they do not go on by 1, and attention does not cross into it.
             past_key_values: the tokens before these; a cache that grows.
             labels: the input ids, -100 where there is nothing to learn; shifted here.
             use_cache: None: as the config says, but not in training.
@@ -110,14 +109,16 @@ class SparsemixForCausalLM(PreTrainedModel, GenerationMixin):
         """
         _check_unsupported(input_ids, unsupported)
         keep_routings = self.config.output_routings if output_routings is None else output_routings
-        if past_key_values is None and self._keeps_cache(use_cache):
+        document_BS = None
+        if attention_mask is None and past_key_values is None and position_ids is not None:
+            document_BS = documents(position_ids)
+        if past_key_values is None and document_BS is None and self._keeps_cache(use_cache):
             past_key_values = DynamicCache(config=self.config)
-        output = self._decode(
-            cast(Tensor, input_ids),
-            attention_mask,
-            position_ids,
-            past_key_values,
-            collector(self.losses if self.training else None, keep_routings),
+        output = self.model(
+            **self._tokens(cast(Tensor, input_ids), attention_mask, position_ids, past_key_values),
+            document_BS=document_BS,
+            collect=collector(self.losses if self.training else None, keep_routings),
+            activation_checkpointing=self.gradient_checkpointing and self.training,
         )
         places = logits_to_keep if isinstance(logits_to_keep, Tensor) else slice(-logits_to_keep, None)
         logits = self.model.logits(output.hidden_BSD[:, places])
@@ -130,35 +131,23 @@ class SparsemixForCausalLM(PreTrainedModel, GenerationMixin):
         routings = tuple(kept.routing for kept in output.collected) if keep_routings else None
         return SparsemixOutput(loss, aux_loss, logits, past_key_values, routings)
 
-    def _decode(
-        self,
-        tokens_BS: Tensor,
-        attention_mask: Tensor | None,
-        position_BS: Tensor | None,
-        past: Cache | None,
-        collect: Collect,
-    ) -> DecoderOutput:
-        cache, document_BS, valid_BS = None, None, None
+    def _tokens(
+        self, tokens_BS: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None, past: Cache | None
+    ) -> dict[str, Any]:
+        """Arguments of the decoder."""
         length = 0 if past is None else past.get_seq_length()
-        valid = valid_tokens(attention_mask, tokens_BS, length)
+        valid, cache = valid_tokens(attention_mask, tokens_BS, length), None
         if past is not None:
             check_grows(past)
             rule, remedy = "not with a mixture of depths, which keeps fewer tokens", "pass use_cache=False"
             check(self.model.config.depth is None, "past_key_values", rule, type(past).__name__, remedy)
             cache = as_ours(past, len(self.model.blocks), tokens_BS, valid)
-        elif attention_mask is None and position_BS is not None:
-            document_BS = documents(position_BS)
-        if valid is not None:
-            valid_BS = valid[:, length:]
-        return self.model(
-            tokens_BS,
-            position_BS=position_BS,
-            document_BS=document_BS,
-            valid_BS=valid_BS,
-            cache=cache,
-            collect=collect,
-            activation_checkpointing=self.gradient_checkpointing and self.training,
-        )
+        return {
+            "tokens_BS": tokens_BS,
+            "position_BS": None if position_ids is None else position_ids.expand_as(tokens_BS),
+            "valid_BS": None if valid is None else valid[:, length:],
+            "cache": cache,
+        }
 
     def get_input_embeddings(self) -> nn.Module:
         """What embeds tokens."""
@@ -194,6 +183,13 @@ class SparsemixForCausalLM(PreTrainedModel, GenerationMixin):
         if use_cache is None:
             return self.config.use_cache and not self.training and self.model.config.depth is None
         return use_cache
+
+
+def _take_saved_names(model: nn.Module, state_dict: dict[str, Tensor], prefix: str, *others: Any) -> None:
+    """Trainer resumes with `load_state_dict` of what was saved, whose names are the decoder's own."""
+    inner = f"{prefix}{SparsemixForCausalLM.base_model_prefix}."
+    for name in [name for name in state_dict if name.startswith(prefix) and not name.startswith(inner)]:
+        state_dict[inner + name.removeprefix(prefix)] = state_dict.pop(name)
 
 
 def _check_unsupported(input_ids: Tensor | None, others: Mapping[str, Any]) -> None:

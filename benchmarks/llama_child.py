@@ -11,12 +11,12 @@ from llama_cpp import Llama
 AS_THE_FILE_SAYS = -1.0  # the binding's own defaults would take the place of what the file says of YaRN
 
 
-def load(path: str) -> Llama:
+def load(path: str, threads: int) -> Llama:
     return Llama(
         path,
         n_ctx=256,
-        n_threads=1,
-        n_threads_batch=1,
+        n_threads=threads,
+        n_threads_batch=threads,
         logits_all=True,
         type_k=llama_cpp.GGML_TYPE_F32,
         type_v=llama_cpp.GGML_TYPE_F32,
@@ -42,7 +42,7 @@ def run(model: Llama, prompt: list[int], new_tokens: int) -> dict[str, Any]:
 
 def main() -> None:
     request = json.load(sys.stdin)
-    model = load(request["path"])
+    model = load(request["path"], request["threads"])
     texts = request.get("texts", [])
     answer = {
         "runs": [run(model, prompt, request["new_tokens"]) for prompt in request.get("prompts", [])],

@@ -10,19 +10,26 @@ CPU = torch.device("cpu")
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.integers(1, 6), st.integers(0, 5), st.booleans(), st.booleans(), st.integers(0, 99))
-def test_mask_is_the_rule(num_queries, num_before, documents, padding, seed):
+@given(
+    st.integers(1, 6),
+    st.integers(0, 5),
+    st.booleans(),
+    st.booleans(),
+    st.none() | st.integers(1, 9),
+    st.integers(0, 99),
+)
+def test_mask_is_the_rule(num_queries, num_before, documents, padding, window, seed):
     generator = torch.Generator().manual_seed(seed)
     num_before = 0 if documents else num_before
     num_keys = num_before + num_queries
     document_BS = torch.randint(2, (2, num_keys), generator=generator) if documents else None
     valid_BS = torch.rand(2, num_keys, generator=generator) < 0.6 if padding else None
-    mask = attention_mask(num_queries, num_keys, CPU, document_BS, valid_BS)
+    mask = attention_mask(num_queries, num_keys, CPU, document_BS, valid_BS, window)
     for row in range(2):
         for query in range(num_queries):
             own = num_before + query
             for key in range(num_keys):
-                expected = key <= own
+                expected = key <= own and (window is None or own - key < window)
                 if document_BS is not None:
                     expected &= bool(document_BS[row, own] == document_BS[row, key])
                 if valid_BS is not None:

@@ -1,0 +1,207 @@
+"""`sparsemix surgery`: a model cut, grown or joined, and how far it then is from what it was."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any, Generic, NamedTuple, TypeVar
+
+import tyro
+
+from sparsemix.checks import check
+from sparsemix.cli.flags import Many, Switch, flatten, parse
+from sparsemix.cli.kinds import begun, choose_kinds
+from sparsemix.cli.tables import print_facts
+from sparsemix.config import to_json
+from sparsemix.interop import StoredModel, open_model, write_own
+from sparsemix.interop.own import check_free
+from sparsemix.surgery import (
+    AddNullConfig,
+    DropLayerExpertsConfig,
+    Edited,
+    GrowConfig,
+    MergeConfig,
+    MergeDenseConfig,
+    Operation,
+    PruneConfig,
+    SplitConfig,
+    Text,
+    TextConfig,
+    UpcycleConfig,
+    add_null,
+    drop_layer_experts,
+    grow,
+    merge_dense,
+    merge_experts,
+    operate,
+    prune,
+    split,
+    upcycle,
+    with_record,
+)
+
+S = TypeVar("S")
+RECORD = "surgery.json"
+
+
+class Verb(NamedTuple):
+    """What can be done to models."""
+
+    settings: type[Any]
+    apply: Callable[[Sequence[StoredModel], Any, Text], Edited]
+    summary: str
+    num_models: int | None = 1
+    """How many it takes; None: any number."""
+
+
+VERBS = {
+    "upcycle": Verb(
+        UpcycleConfig, lambda models, settings, _: upcycle(models[0], settings), "FFNs of a dense model become experts"
+    ),
+    "merge-dense": Verb(
+        MergeDenseConfig,
+        lambda models, settings, _: merge_dense(models, settings),
+        "FFNs of several dense models become the experts of one",
+        num_models=None,
+    ),
+    "prune": Verb(
+        PruneConfig,
+        lambda models, settings, text: prune(models[0], settings, text),
+        "experts that text does without are removed",
+    ),
+    "merge-experts": Verb(
+        MergeConfig,
+        lambda models, settings, text: merge_experts(models[0], settings, text),
+        "experts that are alike become one",
+    ),
+    "split": Verb(
+        SplitConfig, lambda models, settings, _: split(models[0], settings), "each expert becomes several narrower ones"
+    ),
+    "grow": Verb(
+        GrowConfig, lambda models, settings, _: grow(models[0], settings), "more experts, copies of those there are"
+    ),
+    "add-null": Verb(
+        AddNullConfig, lambda models, settings, _: add_null(models[0], settings), "null experts beside the true ones"
+    ),
+    "drop-layer-experts": Verb(
+        DropLayerExpertsConfig,
+        lambda models, settings, text: drop_layer_experts(models[0], settings, text),
+        "blocks without their mixtures",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Surgery(Generic[S]):
+    """Edit a model and say how far it then is from what it was.
+
+    An edit that theory calls exact is checked: if logits change by more than rounding, nothing is written.
+    """
+
+    models: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="PATH...")]
+    """Folder of a run, of a model of our own format, or of Hugging Face's."""
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
+    """Folder of the new model."""
+    settings: Annotated[S, tyro.conf.arg(name="")]
+    text: Annotated[Many, tyro.conf.arg(metavar="PATH...")] = ()
+    """Text to decide and to measure on; without, the built-in corpus, of which training sees none of it."""
+    tokens: int = TextConfig().tokens
+    """How many tokens of it."""
+    json: Switch = False
+    """Print JSON."""
+
+
+def run(args: list[str]) -> int:
+    """Parse, edit, measure, write, print."""
+    if not args or args[0] in ("-h", "--help"):
+        print(_help())
+        return 0
+    name, *rest = args
+    verb = _verb(name)
+    given = _read(name, verb, rest)
+    check_free(given.out)
+    models = [open_model(path) for path in given.models]
+    text = TextConfig(sources=flatten(given.text) or TextConfig().sources, tokens=given.tokens).read(models[0])
+    done = operate(lambda models, text: verb.apply(models, given.settings, text), models, text)
+    facts = _facts(name, given.settings, done)
+    _write(done.edited.model, facts, given.out)
+    print(json.dumps(facts, indent=2)) if given.json else print_facts(_shown(facts))
+    return 0
+
+
+def _verb(name: str) -> Verb:
+    near = difflib.get_close_matches(name, VERBS, n=1)
+    remedy = f"did you mean {near[0]}?" if near else "see sparsemix surgery --help"
+    check(name in VERBS, "surgery", f"must be one of {', '.join(VERBS)}", repr(name), remedy)
+    return VERBS[name]
+
+
+def _read(name: str, verb: Verb, args: list[str]) -> Surgery[Any]:
+    rest, settings = choose_kinds(args, begun(verb.settings, args))
+    default = Surgery(models=tyro.MISSING, out=tyro.MISSING, settings=settings)
+    given = parse(Surgery[verb.settings], rest, verb=f"surgery {name}", default=default)
+    count = len(given.models)
+    check(verb.num_models in (None, count), "PATH", f"must be one with {name}", f"{count} of them", "give one")
+    return given
+
+
+def _facts(name: str, settings: Any, done: Operation) -> dict[str, Any]:
+    theory, change = done.edited.theory, done.change
+    return {
+        "verb": name,
+        "settings": json.loads(to_json(settings)),
+        "exact": theory.exact,
+        "why": theory.why,
+        "change": change._asdict(),
+        "max_abs_logit_float64": done.max_abs_logit_float64,
+        "decisions": done.edited.decisions,
+    }
+
+
+def _shown(facts: dict[str, Any]) -> dict[str, Any]:
+    change = facts["change"]
+    before, after = change["bits_per_byte_before"], change["bits_per_byte_after"]
+    wide = facts["max_abs_logit_float64"]
+    return {
+        "in theory": f"{'exact' if facts['exact'] else 'not exact'}: {facts['why']}",
+        "measured": {
+            "largest change of a logit": f"{change['max_abs_logit']:.3g}",
+            **({} if wide is None else {"without rounding, in float64": f"{wide:.3g}"}),
+            "mean KL (nats a token)": f"{change['kl']:.3g}",
+            "bits per byte before": f"{before:.4f}",
+            "bits per byte after": f"{after:.4f} ({after - before:+.4f})",
+        },
+        **({"decided": facts["decisions"]} if facts["decisions"] else {}),
+        "written": facts["written"],
+    }
+
+
+def _write(model: StoredModel, facts: dict[str, Any], out: Path) -> None:
+    """The model, and beside it what was done to it, earlier edits too."""
+    facts["written"] = f"{out}, in our own format"
+    recorded = with_record(model, {name: value for name, value in facts.items() if name != "written"})
+    with TemporaryDirectory() as scratch:
+        record = Path(scratch, RECORD)
+        record.write_text(json.dumps(recorded.facts["surgery"], indent=2) + "\n", encoding="utf-8")
+        write_own(recorded._replace(files=(*recorded.files, record)), out)
+
+
+def _help() -> str:
+    width = max(map(len, VERBS)) + 2
+    lines = [f"  {name:<{width}}{verb.summary}" for name, verb in VERBS.items()]
+    return "\n".join(
+        [
+            "usage: sparsemix surgery VERB PATH... --out DIR [--text PATH...] ...",
+            "",
+            "Edit a model, measure what that changed, and write it to a new folder.",
+            "",
+            "verbs:",
+            *lines,
+            "",
+            "sparsemix surgery VERB --help says what settings a verb has.",
+        ]
+    )

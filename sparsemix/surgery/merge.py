@@ -1,0 +1,166 @@
+"""Experts that are alike are merged, and the columns of the router that led to them share what becomes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from sparsemix.checks import check
+from sparsemix.config import config
+from sparsemix.experts import DenseConfig, TiedExpertsConfig
+from sparsemix.interop.stored import StoredModel
+from sparsemix.surgery.align import Stacks, aligned_order, averaged
+from sparsemix.surgery.columns import check_count, check_keep, cuttable, kept_rows, num_groups
+from sparsemix.surgery.edit import Edited, Theory, edited, ffn, mixture
+from sparsemix.surgery.group import Groups, around_dominant, hierarchical, logit_similarity, output_similarity
+from sparsemix.surgery.prune import frequency
+from sparsemix.surgery.shards import stacked_kind, stacked_names
+from sparsemix.surgery.text import Text
+from sparsemix.surgery.walk import Step, walk
+from sparsemix.tensors import Recipe
+
+Columns = Literal["share", "drop"]
+
+
+@config
+class MergeConfig:
+    """How many experts each mixture has afterwards, and which are merged."""
+
+    keep: int = Field(ge=1)
+    """Experts of each mixture that remain distinct."""
+    similarity: Literal["logits", "outputs"] = "logits"
+    """What makes experts alike: the router's logits for them (M-SMoE), or what they make of the text."""
+    grouping: Literal["dominant", "hierarchical"] = "dominant"
+    """Around the most used ones (M-SMoE), or by clustering (HC-SMoE)."""
+    align: bool = True
+    """Bring the hidden units of merged experts into one order first; its time grows with the cube of their number."""
+    columns: Columns = "share"
+    """All columns of the router stay and share experts; or those of the most used ones alone, as in REAM: then the
+    model is an ordinary one, but tokens are weighted otherwise."""
+
+
+def merge_experts(model: StoredModel, settings: MergeConfig, text: Text) -> Edited:
+    """Experts in groups, each group averaged by how often the text's tokens choose its members.
+
+    The decisions are the `Groups` of each layer, with which `share_experts` repeats it.
+
+    Raises:
+        ValueError: the experts do not lie in stacked matrices, or there are fewer of them.
+
+    Source: M-SMoE (2310.01334); HC-SMoE (2410.08589).
+    """
+    moe = mixture(model)
+    stacked_kind(moe.experts, "merging")
+    check_count(moe, settings.keep)
+    if settings.columns == "drop":
+        _check_droppable(model, settings.keep)
+    groups: dict[int, Groups] = {}
+    alike = True
+    for step in walk(model, text.batches):
+        if step.mixed:
+            groups[step.layer] = _grouped(step, settings)
+            alike = alike and _are_equal(step, groups[step.layer])
+    after = share_experts(model, groups, align=settings.align, columns=settings.columns)
+    decisions: Mapping[str, Any] = {"layers": {str(layer): found._asdict() for layer, found in groups.items()}}
+    return Edited(after, _theory(settings, moe.num_experts, alike), decisions)
+
+
+def share_experts(
+    model: StoredModel, groups: Mapping[int, Groups], *, align: bool = True, columns: Columns = "share"
+) -> StoredModel:
+    """The model with these groups of experts, by layer, each merged into one.
+
+    Raises:
+        ValueError: the experts do not lie in stacked matrices, or layers do not have the same number of groups.
+    """
+    moe = mixture(model)
+    kind = stacked_kind(moe.experts, "merging")
+    counts = {len(found.dominant) for found in groups.values()}
+    check(len(counts) == 1, "groups", "must be as many in each layer", sorted(counts))
+    check(groups.keys() == set(model.config.moe_layers), "groups", "must be given for each mixture", sorted(groups))
+    keep = counts.pop()
+    recipes: dict[str, Recipe] = {}
+    if columns == "drop":
+        _check_droppable(model, keep)
+        new = replace(moe, num_experts=keep)
+        for layer, found in groups.items():
+            recipes |= _merged(layer, kind, found, align, ffn(layer))
+            recipes |= kept_rows(model, layer, found.dominant, "router.")
+    else:
+        new = replace(moe, experts=TiedExpertsConfig(num_distinct=keep, experts=kind))
+        for layer, found in groups.items():
+            recipes |= _merged(layer, kind, found, align, f"{ffn(layer)}experts.")
+            recipes[f"{ffn(layer)}experts.owner_E"] = Recipe((), lambda _, owner=found.owner: torch.tensor(owner))
+    return edited(model, replace(model.config, moe=new), recipes)
+
+
+class _Merging:
+    """Merges the experts of one layer; the order of units is found once for all of its tensors."""
+
+    def __init__(self, groups: Groups, align: bool) -> None:
+        self.groups, self.align = groups, align
+        self.orders: list[list[Tensor]] = []
+
+    def __call__(self, found: Sequence[Tensor], index: int) -> Tensor:
+        """Tensor number `index` of the merged experts, (groups, ...)."""
+        keep, stacks = len(self.groups.dominant), Stacks(*found)
+        if found[0].is_meta:
+            return found[index].new_empty(keep, *found[index].shape[1:])
+        if not self.orders:
+            self.orders = [self._orders(stacks, group) for group in range(keep)]
+        merged = torch.empty(keep, *found[index].shape[1:], dtype=found[index].dtype)
+        for group in range(keep):
+            members, shares = self.groups.members(group), self.groups.shares(group)
+            (merged[group],) = averaged(stacks, members, shares, self.orders[group])[index]  # type: ignore[misc]
+        return merged
+
+    def _orders(self, stacks: Stacks, group: int) -> list[Tensor]:
+        dominant, as_it_is = self.groups.dominant[group], torch.arange(stacks.down_EDF.shape[2])
+        return [
+            aligned_order(stacks, expert, dominant) if self.align and expert != dominant else as_it_is
+            for expert in self.groups.members(group)
+        ]
+
+
+def _merged(layer: int, kind: DenseConfig, groups: Groups, align: bool, prefix: str) -> dict[str, Recipe]:
+    """Recipes of the merged experts of a layer, under names with this prefix."""
+    names, merging = stacked_names(kind), _Merging(groups, align)
+    inputs = tuple(ffn(layer) + name for name in names)
+    return {
+        prefix + name: Recipe(inputs, lambda found, index=index: merging(found, index))
+        for index, name in enumerate(names)
+    }
+
+
+def _grouped(step: Step, settings: MergeConfig) -> Groups:
+    similarity_EE = logit_similarity(step) if settings.similarity == "logits" else output_similarity(step)
+    group = around_dominant if settings.grouping == "dominant" else hierarchical
+    return group(similarity_EE, frequency(step).tolist(), settings.keep)
+
+
+def _are_equal(step: Step, groups: Groups) -> bool:
+    """Whether all experts of a group have the same weights."""
+    like = [groups.dominant[group] for group in groups.owner]
+    return all(bool((stack == stack[like]).all()) for stack in step.block.get_submodule("ffn.experts").parameters())
+
+
+def _check_droppable(model: StoredModel, keep: int) -> None:
+    moe = cuttable(model, "dropping columns")
+    check_keep(moe, keep)
+    groups, remedy = num_groups(moe.router), "use columns='share'"
+    check(groups == 1, "columns", "must be shared where the router has groups of experts", groups, remedy)
+
+
+def _theory(settings: MergeConfig, num_experts: int, alike: bool) -> Theory:
+    if settings.keep == num_experts:
+        return Theory(True, "no experts are merged")
+    if settings.columns == "drop":
+        return Theory(False, "columns of the router went, so that tokens go elsewhere and weigh otherwise")
+    if alike:
+        return Theory(True, "the experts that were merged are equal, and all columns of the router stay")
+    return Theory(False, "experts that were merged differ")
