@@ -43,6 +43,8 @@ from sparsemix.verify import (
     verify_layer,
 )
 
+SMALL = 20_000_000
+"""Parameters of models whose products are too small for threads: on a busy machine these made it twenty times slower."""
 LAYER_DIM = 64
 """Width of a layer whose config stands alone, since it says none."""
 SEQUENCE = 5
@@ -101,6 +103,7 @@ def _of_file(path: Path, asked: Asked) -> Iterator[Finding]:
 
 
 def _of_layer(config: MoEConfig, asked: Asked) -> Iterator[Finding]:
+    torch.set_num_threads(1)
     torch.manual_seed(0)
     moe = config.build(LAYER_DIM).to(asked.torch_device)
     shape = (*[SEQUENCE] * (config.item_dims - 1), LAYER_DIM)
@@ -110,6 +113,8 @@ def _of_layer(config: MoEConfig, asked: Asked) -> Iterator[Finding]:
 
 def _of_decoder(decoder: Decoder, config: TrainConfig, asked: Asked, files: Sequence[Path]) -> Iterator[Finding]:
     _check_layers(config.model, asked.layers)
+    if sum(parameter.numel() for parameter in decoder.parameters()) < SMALL:
+        torch.set_num_threads(1)
     tokens = min(asked.tokens, 2 * config.model.context)
     tokens_BS = some_tokens(config.model.vocab_size, tokens, files).to(asked.torch_device)
     return verify_decoder(
