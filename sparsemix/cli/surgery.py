@@ -31,6 +31,7 @@ from sparsemix.surgery import (
     SplitConfig,
     Text,
     TextConfig,
+    UntieConfig,
     UpcycleConfig,
     add_null,
     drop_layer_experts,
@@ -40,6 +41,7 @@ from sparsemix.surgery import (
     operate,
     prune,
     split,
+    untie,
     upcycle,
     with_record,
 )
@@ -78,6 +80,7 @@ VERBS = {
         lambda models, settings, text: merge_experts(models[0], settings, text),
         "experts that are alike become one",
     ),
+    "untie": Verb(UntieConfig, lambda models, *_: untie(models[0]), "experts that columns share are copied for each"),
     "split": Verb(
         SplitConfig, lambda models, settings, _: split(models[0], settings), "each expert becomes several narrower ones"
     ),

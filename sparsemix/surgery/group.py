@@ -14,7 +14,7 @@ from sparsemix.surgery.walk import Step
 
 
 class Groups(NamedTuple):
-    """Experts of a mixture in groups, which are numbered by their first members in the order of experts."""
+    """Experts of a mixture in groups, which are numbered in the order of their most used members."""
 
     owner: tuple[int, ...]
     """The group of each expert."""

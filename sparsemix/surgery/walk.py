@@ -82,12 +82,12 @@ def walk(model: StoredModel, batches: Sequence[Tensor], device: torch.device | s
 
 @torch.no_grad()
 def final_hidden(model: StoredModel, batches: Sequence[Tensor], device: torch.device | str = "cpu") -> list[Tensor]:
-    """What `Decoder.forward` gives of each batch, (B, S, D): the hidden states after the last norm."""
+    """What `Decoder.forward` gives of each batch, (B, S, D): the hidden states after the last norm, scaled."""
     last: list[Tensor] = []
     for step in walk(model, batches, device):
         last = step.after
     norm = filled(_outline(model).norm, model.tensors, "norm.", device)
-    return [norm(x_BSD) for x_BSD in last]
+    return [model.config.logit_scale * norm(x_BSD) for x_BSD in last]
 
 
 def unembedder(model: StoredModel, device: torch.device | str = "cpu") -> Decoder:

@@ -7,7 +7,7 @@ from models.examples import small_config
 from torch import Tensor
 
 from sparsemix.interop.stored import StoredModel
-from sparsemix.models import Decoder, DecoderConfig
+from sparsemix.models import Decoder
 from sparsemix.tensors import Held
 
 
@@ -25,18 +25,6 @@ def small_model(seed: int = 0, dtype: torch.dtype = torch.float64, **changes) ->
             elif "bias" in name:
                 parameter.normal_(std=0.3)
     return stored(decoder), decoder
-
-
-def rebuilt(model: StoredModel) -> Decoder:
-    """The decoder of a stored model."""
-    decoder: Decoder = built(model.config)
-    tensors = {name: model.tensors.read(name).clone() for name in model.tensors.specs}
-    decoder.to(tensors["embedding.weight"].dtype).load_state_dict(tensors, strict=True)
-    return decoder.eval()
-
-
-def built(config: DecoderConfig) -> Decoder:
-    return config.build(0)
 
 
 def logits(decoder: Decoder, tokens_BS: Tensor) -> Tensor:

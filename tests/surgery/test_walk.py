@@ -14,7 +14,7 @@ from torch import Tensor
 from sparsemix.experts import GLUExpertsConfig, MLPExpertsConfig
 from sparsemix.interop.stored import StoredModel
 from sparsemix.layer import MoEConfig
-from sparsemix.models import DepthConfig
+from sparsemix.models import DepthConfig, LatentAttentionConfig, WindowConfig
 from sparsemix.routers import GroupLimitedRouterConfig
 from sparsemix.surgery.walk import final_hidden, unembedder, walk
 from sparsemix.tensors import Held
@@ -36,6 +36,12 @@ MODELS = {
     "shared expert": {"moe": SHARED},
     "router that builds on the one below": {"moe": RESIDUAL, "dense_first": 0},
     "mixture of depths": {"depth": DepthConfig(every=2)},
+    "windows in some blocks": {"window": WindowConfig(size=3, layers=(0, 2))},
+    "scales": {"embedding_scale": 3.0, "residual_scale": 0.3, "logit_scale": 0.2},
+    "blocks without FFN": {"without_ffn": (2,), "dense_layers": (1,), "dense_first": 0},
+    "latent attention": {
+        "attention": LatentAttentionConfig(num_heads=4, kv_rank=6, nope_dim=4, rope_dim=2, value_dim=5)
+    },
 }
 
 
