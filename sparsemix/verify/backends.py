@@ -109,7 +109,7 @@ def _routed(subject: Subject) -> Iterator[tuple[Tokens, Routing]]:
 
 def _shunned(routing: Routing) -> Routing:
     """Without the edges of the expert that has the most."""
-    others_N = routing.expert_N != routing.expert_N.mode().values
+    others_N = routing.expert_N != routing.expert_N.bincount(minlength=1).argmax()
     return Routing(routing.token_N[others_N], routing.expert_N[others_N], routing.weight_N[others_N])
 
 

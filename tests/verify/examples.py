@@ -36,15 +36,8 @@ def subject(moe: MoE, losses: Iterable = ()) -> Subject:
 
 
 def decoder_config(moe: MoEConfig | None = LAYER, **fields) -> DecoderConfig:
-    return DecoderConfig(
-        vocab_size=40,
-        dim=DIM,
-        num_layers=2,
-        context=32,
-        attention=AttentionConfig(num_heads=2),
-        moe=moe,
-        **fields,
-    )
+    fields = {"attention": AttentionConfig(num_heads=2), **fields}
+    return DecoderConfig(vocab_size=40, dim=DIM, num_layers=2, context=32, moe=moe, **fields)
 
 
 def decoder(config: DecoderConfig | None = None) -> Decoder:

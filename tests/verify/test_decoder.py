@@ -4,7 +4,8 @@ import pytest
 import torch
 from verify.examples import DIM, LAYER, decoder, decoder_config, failed, passed
 
-from sparsemix import CapacityConfig, GLUExpertsConfig, MoEConfig, TopKRouterConfig
+from sparsemix import CapacityConfig, DepthConfig, GLUExpertsConfig, MoEConfig, TopKRouterConfig
+from sparsemix.models import LatentAttentionConfig, WindowConfig
 from sparsemix.tensors import Held
 from sparsemix.verify import check_metrics, check_tensors, some_tokens, verify_decoder
 from sparsemix.verify.influence import check_decoder_influence
@@ -40,6 +41,25 @@ def test_a_sound_decoder_passes_every_check():
 def test_only_the_blocks_asked_for_are_taken_apart():
     found = list(verify_decoder(decoder(), tokens(), (), layers=[1], step=sgd, backends=["cpu"]))
     assert {row.where for row in found} == {"block 1", "model"}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"depth": DepthConfig(capacity=0.5)},
+        {"window": WindowConfig(size=5), "logit_scale": 0.3, "residual_scale": 0.5},
+        {
+            "attention": LatentAttentionConfig(num_heads=2, kv_rank=8, nope_dim=4, rope_dim=4, value_dim=6),
+            "ffn": GLUExpertsConfig(hidden=8),
+            "dense_first": 1,
+            "tie_embeddings": True,
+        },
+    ],
+    ids=["depth", "window", "latent attention"],
+)
+def test_decoders_of_other_kinds_pass_too(fields):
+    found = list(verify_decoder(decoder(decoder_config(**fields)), tokens(), LAYER.router.losses(6), backends=["cpu"]))
+    assert passed(found), failed(found)
 
 
 def test_a_dense_decoder_gets_the_checks_that_apply():

@@ -15,6 +15,7 @@ from sparsemix import (
     MoEConfig,
     MoEExpertsConfig,
     Part,
+    ReLURouterConfig,
     TopKRouterConfig,
 )
 from sparsemix.balance import (
@@ -30,6 +31,7 @@ from sparsemix.balance import (
     ZLoss,
 )
 from sparsemix.verify import Subject, verify_layer
+from sparsemix.verify.backends import check_backends
 from sparsemix.verify.gates import EXACT
 from sparsemix.verify.layer import check_router
 from sparsemix.verify.losses import check_losses
@@ -105,3 +107,10 @@ def test_a_router_whose_logits_tie_passes():
     moe = MoEConfig(num_experts=6, router=TopKRouterConfig(k=2), experts=GLU).build(DIM)
     torch.nn.init.zeros_(moe.router.weight_ED)
     assert passed(check_router(Subject(moe, "layer", (DIM,), 18, ())))
+
+
+def test_a_router_that_gives_a_token_no_expert_passes():
+    moe = MoEConfig(num_experts=6, router=ReLURouterConfig(k=2), experts=GLU).build(DIM)
+    torch.nn.init.zeros_(moe.router.weight_ED)
+    findings = [*check_backends(Subject(moe, "layer", (DIM,), 18, ()), ["cpu"])]
+    assert passed(findings)
