@@ -50,23 +50,26 @@ def unit_weights(stacks: Stacks, expert: int) -> Tensor:
     return weights_FA.to(at_least_float32(weights_FA.dtype))
 
 
-def reordered(stacks: Stacks, expert: int, order: Tensor) -> tuple[Tensor | None, ...]:
-    """The tensors of an expert, in the order of `Stacks`, with its hidden units in another order: the same function."""
+def reordered(stacks: Stacks, index: int, expert: int, order: Tensor) -> Tensor:
+    """Tensor number `index` of an expert with its hidden units in another order: together, the same function."""
+    tensor = stacks[index]
+    assert tensor is not None
+    match Stacks._fields[index]:
+        case "up_EGD" | "up_bias_EG":
+            return torch.cat([side[order] for side in tensor[expert].chunk(stacks.sides)])
+        case "down_EDF":
+            return tensor[expert][:, order]
+        case _:
+            return tensor[expert]
 
-    def rows(tensor: Tensor) -> Tensor:
-        return torch.cat([side[order] for side in tensor.chunk(stacks.sides)])
 
-    bias = None if stacks.up_bias_EG is None else rows(stacks.up_bias_EG[expert])
-    last = None if stacks.down_bias_ED is None else stacks.down_bias_ED[expert]
-    return rows(stacks.up_EGD[expert]), stacks.down_EDF[expert][:, order], bias, last
-
-
-def averaged(stacks: Stacks, members: Sequence[int], shares: Sequence[float], orders: Sequence[Tensor]) -> Stacks:
-    """sum_e share_e W_e over experts in these orders of their units, as a stack of one."""
-    sums: list[Tensor | None] = [None] * len(Stacks._fields)
-    for expert, share, order in zip(members, shares, orders, strict=True):
-        for index, tensor in enumerate(reordered(stacks, expert, order)):
-            if tensor is not None:
-                term, before = share * tensor.to(at_least_float32(tensor.dtype)), sums[index]
-                sums[index] = term if before is None else before + term
-    return Stacks(*(None if found is None else found[None] for found in sums))  # type: ignore[arg-type]
+def averaged(
+    stacks: Stacks, index: int, members: Sequence[int], shares: Sequence[float], orders: Sequence[Tensor]
+) -> Tensor:
+    """sum_e share_e W_e for tensor number `index` of experts whose hidden units are in these orders."""
+    dtype = at_least_float32(stacks.up_EGD.dtype)
+    terms = zip(members, shares, orders, strict=True)
+    return sum(
+        (share * reordered(stacks, index, expert, order).to(dtype) for expert, share, order in terms),
+        start=torch.zeros((), dtype=dtype),
+    )

@@ -116,7 +116,7 @@ class _Merging:
         merged = torch.empty(keep, *found[index].shape[1:], dtype=found[index].dtype)
         for group in range(keep):
             members, shares = self.groups.members(group), self.groups.shares(group)
-            (merged[group],) = averaged(stacks, members, shares, self.orders[group])[index]  # type: ignore[misc]
+            merged[group] = averaged(stacks, index, members, shares, self.orders[group])
         return merged
 
     def _orders(self, stacks: Stacks, group: int) -> list[Tensor]:
@@ -145,8 +145,9 @@ def _grouped(step: Step, settings: MergeConfig) -> Groups:
 
 def _are_equal(step: Step, groups: Groups) -> bool:
     """Whether all experts of a group have the same weights."""
-    like = [groups.dominant[group] for group in groups.owner]
-    return all(bool((stack == stack[like]).all()) for stack in step.block.get_submodule("ffn.experts").parameters())
+    stacks = list(step.block.get_submodule("ffn.experts").parameters())
+    pairs = [(expert, groups.dominant[group]) for expert, group in enumerate(groups.owner)]
+    return all(stack[one].equal(stack[other]) for one, other in pairs for stack in stacks if one != other)
 
 
 def _check_droppable(model: StoredModel, keep: int) -> None:
