@@ -142,7 +142,7 @@ def _of_model(path: Path, asked: Asked) -> Iterator[Finding]:
 def _of_stored(model: StoredModel, config: TrainConfig, asked: Asked, theirs: Path | None = None) -> Iterator[Finding]:
     """theirs: a folder that transformers can read, too."""
     config = replace(config, model=model.config)
-    tensors = check_tensors(model.config, model.tensors)
+    tensors = check_tensors(model.config, model.tensors, edited="surgery" in model.facts)
     if asked.layers:
         _check_layers(model.config, asked.layers)
         blocks = verify_blocks(model, asked.layers, losses_of(config), asked.tokens, asked.torch_device, asked.backends)

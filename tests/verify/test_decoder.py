@@ -244,6 +244,10 @@ def test_two_equal_experts_are_found_only_if_all_of_them_is_equal():
     found = checked(**state)
     assert failed(found) == ["experts differ"]
     assert "1 and 4 of blocks.0.ffn.experts" in found[-1].detail
+    edited = list(check_tensors(decoder_config(), Held({**decoder().state_dict(), **state}), edited=True))
+    assert passed(edited)
+    assert edited[-1].passed is None
+    assert edited[-1].detail.endswith(found[-1].detail)
     state[f"{EXPERTS}gate_up_bias_EF"][4] += 1
     assert passed(checked(**state))
 
