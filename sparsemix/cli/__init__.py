@@ -30,6 +30,8 @@ VERBS = {
     "verify": "prove that a layer, a run or a model computes what it should",
     "info": "parameters, FLOPs and memory of a run, a model, a config file or a known architecture",
 }
+STREAMING = {"import", "export", "surgery"}
+"""Verbs that work through a model of any size, and give back what they are done with."""
 INTERRUPTED = 130
 
 
@@ -64,7 +66,8 @@ def _dispatch(args: list[str]) -> int:
         near = difflib.get_close_matches(verb, VERBS, n=1)
         remedy = f"did you mean {near[0]}?" if near else "see sparsemix --help"
         raise ValueError(f"verb: must be one of {', '.join(VERBS)}, got {verb!r}; {remedy}")
-    keep_freed_memory()
+    if verb not in STREAMING:
+        keep_freed_memory()
     module = f"{verb}_" if keyword.iskeyword(verb) else verb
     return importlib.import_module(f"sparsemix.cli.{module}").run(rest)
 
