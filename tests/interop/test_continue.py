@@ -59,7 +59,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_training_goes_on_with_its_weights_and_its_tokenizer(folder: Path, tmp_path: Path) -> None:
     out, theirs = tmp_path / "run", open_model(folder)
     still = ["--optimizer.lr", "1e-9"]
-    assert main(["train", "--init", str(folder), "--out", str(out), "--data", str(folder / "text"), *SHORT, *still]) == 0
+    assert (
+        main(["train", "--init", str(folder), "--out", str(out), "--data", str(folder / "text"), *SHORT, *still]) == 0
+    )
     run = load_run(out)
     assert run.config.model == theirs.config
     assert (run.tokenizer.end, run.tokenizer.end_id) == (END, 280)

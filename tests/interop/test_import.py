@@ -136,7 +136,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "fewer experts": (configured(num_local_experts=3), "experts.3.*: must have a place in the model of this config"),
     "another width": (configured(intermediate_size=25), r"must have shape \[25, 32\]"),
     "another vocabulary": (configured(vocab_size=61), r"embed_tokens.weight: must have shape \[61, 32\]"),
-    "an unknown key": (configured(logit_softcap=30.0), "logit_softcap: must be a key that we know .*, got 30.0; run it"),
+    "an unknown key": (
+        configured(logit_softcap=30.0),
+        "logit_softcap: must be a key that we know .*, got 30.0; run it",
+    ),
     "an unknown activation": (configured(hidden_act="xielu"), "hidden_act: must be 'silu' or .*, got 'xielu'"),
     "an unknown rope": (
         configured(rope_parameters={"rope_type": "longrope"}),
