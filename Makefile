@@ -51,6 +51,7 @@ docs: install
 	$(BIN)/python tools/tree.py
 	$(BIN)/python tools/routers_page.py
 	$(BIN)/python benchmarks/report.py
+	$(BIN)/python benchmarks/interop_page.py
 
 clean:
 	rm -rf $(VENV) $(LLAMA) build dist

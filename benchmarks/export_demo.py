@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from decoders import quieten_transformers
 from green import ROOT
-from harness import claim, save
+from harness import claim, save, spread
 from llama import ask
 from torch import Tensor
 from transformers import AutoModelForCausalLM
@@ -93,8 +93,8 @@ def result(
         "texts": TEXTS,
         "margins": margins,
         "claims": [
-            *(claim(text.format(name), {"median": count}, at_least=len(ours)) for name, count in same.items()),
-            claim("smallest lead of the likeliest token, in logits", {"median": min(margins)}),
+            *(claim(text.format(name), spread([count]), at_least=len(ours)) for name, count in same.items()),
+            claim("smallest lead of the likeliest token, in logits", spread([min(margins)])),
         ],
     }
 
