@@ -130,6 +130,10 @@ class Family(NamedTuple):
             return {"input_ids": token_BS}
         return {"inputs_embeds": model.get_input_embeddings()(token_BS)}
 
+    def mixtures(self, model: nn.Module) -> list[nn.Module]:
+        """The modules of these experts in a model."""
+        return [module for module in model.modules() if type(module).__name__ == self.experts]
+
 
 def families() -> list[Family]:
     """Those of the installed transformers, by name; nothing of it is imported."""

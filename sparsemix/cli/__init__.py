@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import keyword
 import os
 import sys
 from collections.abc import Sequence
@@ -21,13 +22,16 @@ from sparsemix.cli.errors import user_error
 VERBS = {
     "demo": "train a mixture of experts and its dense twin side by side, and say which wins",
     "train": "train a language model in a run folder, or go on with one",
-    "eval": "loss and bits per byte of a run on held-out or other text, by domain",
-    "generate": "continue prompts with the model of a run",
+    "eval": "loss and bits per byte of a run or a model on held-out or other text, by domain",
+    "generate": "continue prompts with the model of a run or of a folder",
+    "import": "a model of a Hugging Face folder, or of a run, into a folder of our own format",
     "export": "write a model for transformers and what builds on it, or for llama.cpp",
     "surgery": "cut, grow and join models: upcycle, merge-dense, prune, merge-experts, split, grow, ...",
     "verify": "prove that a layer, a run or a model computes what it should",
-    "info": "parameters, FLOPs and memory of a run, a config file or a known architecture",
+    "info": "parameters, FLOPs and memory of a run, a model, a config file or a known architecture",
 }
+STREAMING = {"import", "export", "surgery"}
+"""Verbs that work through a model of any size, and give back what they are done with."""
 INTERRUPTED = 130
 
 
@@ -62,8 +66,10 @@ def _dispatch(args: list[str]) -> int:
         near = difflib.get_close_matches(verb, VERBS, n=1)
         remedy = f"did you mean {near[0]}?" if near else "see sparsemix --help"
         raise ValueError(f"verb: must be one of {', '.join(VERBS)}, got {verb!r}; {remedy}")
-    keep_freed_memory()
-    return importlib.import_module(f"sparsemix.cli.{verb}").run(rest)
+    if verb not in STREAMING:
+        keep_freed_memory()
+    module = f"{verb}_" if keyword.iskeyword(verb) else verb
+    return importlib.import_module(f"sparsemix.cli.{module}").run(rest)
 
 
 def _help() -> str:

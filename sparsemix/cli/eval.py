@@ -1,4 +1,4 @@
-"""`sparsemix eval`: how well a run predicts held-out text, or text it never saw."""
+"""`sparsemix eval`: how well a model predicts held-out text, or text it never saw."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ from sparsemix.checks import check
 from sparsemix.cli.flags import Many, Switch, flatten, parse, shown_as
 from sparsemix.data import Batch, Tokenizer, TokenStore, held_out_batches, prepare
 from sparsemix.runs import RunFolder
-from sparsemix.train import Evaluation, TrainConfig, choose_precision, evaluate, load_run
+from sparsemix.train import Evaluation, TrainConfig, choose_precision, evaluate, load_trained
+from sparsemix.train.origin import is_run
 from sparsemix.train.precision import DTypeName
 
 
 @dataclass(frozen=True)
 class Eval:
-    """Loss and bits per byte of a run's model, by domain."""
+    """Loss and bits per byte of a model, by domain."""
 
-    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
-    """Folder of the run."""
+    path: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="PATH")]
+    """A run, a Hugging Face folder or our own format."""
     data: Annotated[Many, tyro.conf.arg(metavar="PATH...")] = ()
-    """Text that training did not see, all of which counts; without, the run's own held-out text."""
+    """Text that training did not see, all of which counts; without, a run's own held-out text."""
     eval_tokens: Annotated[int | None, shown_as("INT")] = None
     """Tokens of each domain, at most; without, as many as in training."""
     device: str = "auto"
@@ -41,20 +42,30 @@ class Eval:
 
 def run(args: list[str]) -> int:
     """Parse, evaluate, print."""
-    given = parse(Eval, args, verb="eval", default=Eval(run=tyro.MISSING))
+    given = parse(Eval, args, verb="eval", default=Eval(path=tyro.MISSING))
     precision = choose_precision(given.device, given.dtype)
-    trained = load_run(given.run)
+    trained = load_trained(given.path)
     with TemporaryDirectory() as scratch:
         if given.data:
             stores = _whole(flatten(given.data), Path(scratch), trained.tokenizer)
         else:
-            stores = [TokenStore.open(path) for path in sorted(RunFolder.open(given.run).data.glob("store_*"))]
+            stores = _held_out_of(given.path)
         tokens = trained.config.eval_tokens if given.eval_tokens is None else given.eval_tokens
         check(tokens >= 1, "eval_tokens", "must be at least 1", tokens, "raise it")
         batches = _batches(stores, trained.config, tokens)
         found = evaluate(trained.model.to(precision.device), batches, trained.tokenizer, precision)
     print(_as_json(found, trained.step)) if given.json else Console().print(_as_table(found, trained.step))
     return 0
+
+
+def _held_out_of(path: Path) -> list[TokenStore]:
+    """The stores of a run.
+
+    Raises:
+        ValueError: it is none.
+    """
+    check(is_run(path), "data", "must be given for a model that is no run", "none", "name files or folders of text")
+    return [TokenStore.open(store) for store in sorted(RunFolder.open(path).data.glob("store_*"))]
 
 
 def _whole(sources: Sequence[str], folder: Path, tokenizer: Tokenizer) -> list[TokenStore]:
@@ -76,13 +87,13 @@ def _batches(stores: Sequence[TokenStore], config: TrainConfig, tokens: int) -> 
         )
 
 
-def _as_json(found: Evaluation, step: int) -> str:
+def _as_json(found: Evaluation, step: int | None) -> str:
     domains = {name: score._asdict() for name, score in found.domains.items()}
     return json.dumps({"step": step, **found.total._asdict(), "domains": domains}, indent=2)
 
 
-def _as_table(found: Evaluation, step: int) -> Table:
-    table = Table(title=f"after {step} steps")
+def _as_table(found: Evaluation, step: int | None) -> Table:
+    table = Table(title=None if step is None else f"after {step} steps")
     table.add_column("domain")
     for name in ("loss (nats a token)", "bits per byte", "tokens", "bytes"):
         table.add_column(name, justify="right")

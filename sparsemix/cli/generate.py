@@ -1,4 +1,4 @@
-"""`sparsemix generate`: continue prompts with a run's model."""
+"""`sparsemix generate`: continue prompts with a model."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from sparsemix.checks import check
 from sparsemix.cli.flags import Many, Switch, flatten, parse, shown_as
 from sparsemix.cli.streaming import stream_text
 from sparsemix.inference import generate_text
-from sparsemix.train import choose_precision, load_run
+from sparsemix.train import choose_precision, load_trained
 
 
 @dataclass(frozen=True)
 class Generate:
-    """Continue prompts with the model of a run; one prompt is continued as you watch."""
+    """Continue prompts with a model; one prompt is continued as you watch."""
 
-    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
-    """Folder of the run."""
+    path: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="PATH")]
+    """A run, a Hugging Face folder or our own format."""
     prompt: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, shown_as("TEXT")] = ()
     """What to continue; may be given several times. Without: begin a document."""
     max_new_tokens: int = 100
@@ -48,11 +48,11 @@ class Generate:
 
 def run(args: list[str]) -> int:
     """Parse, generate, print."""
-    given = parse(Generate, args, verb="generate", default=Generate(run=tyro.MISSING))
+    given = parse(Generate, args, verb="generate", default=Generate(path=tyro.MISSING))
     check(given.num_samples >= 1, "num_samples", "must be at least 1", given.num_samples, "raise it")
     prompts = [prompt for prompt in given.prompt or ("",) for _ in range(given.num_samples)]
     device = choose_precision(given.device, "float32").device
-    trained = load_run(given.run)
+    trained = load_trained(given.path)
     model, tokenizer = trained.model.to(device), trained.tokenizer
     settings = {
         "max_new_tokens": given.max_new_tokens,

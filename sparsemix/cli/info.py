@@ -15,12 +15,14 @@ from sparsemix.cli.describe import Facts
 from sparsemix.cli.flags import Switch, parse, shown_as
 from sparsemix.cli.tables import print_facts
 from sparsemix.config import read_json
+from sparsemix.interop import open_model
 from sparsemix.models import DecoderConfig
 from sparsemix.models.architectures import ARCHITECTURES, architecture
 from sparsemix.models.counts import count_by_formula
 from sparsemix.runs import RunFolder
 from sparsemix.train import AdamWConfig, OptimizerConfig, TrainConfig, choose_precision
 from sparsemix.train.facts import kernel, usual_kernel
+from sparsemix.train.origin import is_run
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Info:
     """Parameters, FLOPs and memory of a run, a config file or a known architecture; without any, this machine."""
 
     target: Annotated[tyro.conf.Positional[Path | None], shown_as("TARGET")] = None
-    """Folder of a run, or a JSON file with the config of a run or of a model."""
+    """Folder of a run or of a model, ours or Hugging Face's, or a JSON file with the config of a run or of a model."""
     arch: Annotated[str | None, shown_as("NAME")] = None
     """A known architecture."""
     list: Switch = False
@@ -61,6 +63,10 @@ def _facts(given: Info) -> Facts:
         return _of_architecture(given.arch, given.context) | here
     if given.target is None:
         return {"kernel": _kernel(*usual_kernel(precision))} | here
+    if given.target.is_dir() and not is_run(given.target):
+        model = open_model(given.target)
+        known = {"family": model.family, "facts": dict(model.facts)}
+        return _of_model(model.config, AdamWConfig(), given.context) | known | here
     if given.target.is_dir():
         run = RunFolder.open(given.target)
         state = {"steps_done": run.checkpoints.latest() or 0, "begun_with": run.facts()}

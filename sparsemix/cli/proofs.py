@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from sparsemix.balance import Loss
 from sparsemix.checks import check
+from sparsemix.cli.proof_step import losses_of, step_of
 from sparsemix.config import read_json
-from sparsemix.data import Batch
 from sparsemix.interop import StoredModel, build, open_model
 from sparsemix.interop.families import FAMILIES
 from sparsemix.interop.own import CONFIG, MODEL_TYPE
@@ -29,9 +27,7 @@ from sparsemix.train import AdamWConfig, TrainConfig, choose_precision
 from sparsemix.verify import (
     BYTES_PER_PARAMETER,
     Finding,
-    Step,
     Subject,
-    bytes_needed,
     check_experts,
     check_logits,
     check_metrics,
@@ -43,6 +39,8 @@ from sparsemix.verify import (
     verify_layer,
 )
 
+SMALL = 20_000_000
+"""Parameters of models whose products are too small for threads: on a busy machine these cost twenty times the time."""
 LAYER_DIM = 64
 """Width of a layer whose config stands alone, since it says none."""
 SEQUENCE = 5
@@ -101,6 +99,7 @@ def _of_file(path: Path, asked: Asked) -> Iterator[Finding]:
 
 
 def _of_layer(config: MoEConfig, asked: Asked) -> Iterator[Finding]:
+    torch.set_num_threads(1)
     torch.manual_seed(0)
     moe = config.build(LAYER_DIM).to(asked.torch_device)
     shape = (*[SEQUENCE] * (config.item_dims - 1), LAYER_DIM)
@@ -110,14 +109,16 @@ def _of_layer(config: MoEConfig, asked: Asked) -> Iterator[Finding]:
 
 def _of_decoder(decoder: Decoder, config: TrainConfig, asked: Asked, files: Sequence[Path]) -> Iterator[Finding]:
     _check_layers(config.model, asked.layers)
+    if sum(parameter.numel() for parameter in decoder.parameters()) < SMALL:
+        torch.set_num_threads(1)
     tokens = min(asked.tokens, 2 * config.model.context)
     tokens_BS = some_tokens(config.model.vocab_size, tokens, files).to(asked.torch_device)
     return verify_decoder(
         decoder.to(asked.torch_device),
         tokens_BS,
-        _losses(config),
+        losses_of(config),
         layers=asked.layers or None,
-        step=_step_of(replace(config, device=asked.device, dtype="float32", compile=False)),
+        step=step_of(replace(config, device=asked.device, dtype="float32", compile=False)),
         backends=asked.backends,
     )
 
@@ -141,12 +142,12 @@ def _of_model(path: Path, asked: Asked) -> Iterator[Finding]:
 def _of_stored(model: StoredModel, config: TrainConfig, asked: Asked, theirs: Path | None = None) -> Iterator[Finding]:
     """theirs: a folder that transformers can read, too."""
     config = replace(config, model=model.config)
-    tensors = check_tensors(model.config, model.tensors)
+    tensors = check_tensors(model.config, model.tensors, edited="surgery" in model.facts)
     if asked.layers:
         _check_layers(model.config, asked.layers)
-        blocks = verify_blocks(model, asked.layers, _losses(config), asked.tokens, asked.torch_device, asked.backends)
+        blocks = verify_blocks(model, asked.layers, losses_of(config), asked.tokens, asked.torch_device, asked.backends)
         return chain(tensors, blocks)
-    _check_room(bytes_needed(model), asked)
+    _check_room(sum(math.prod(spec.shape) for spec in model.tensors.specs.values()), asked)
     decoder = build(model, asked.torch_device, torch.float32)
     whole = _of_decoder(decoder, config, asked, model.files)
     if theirs is None:
@@ -157,7 +158,7 @@ def _of_stored(model: StoredModel, config: TrainConfig, asked: Asked, theirs: Pa
 
 
 def _of_stranger(path: Path, kind: object, asked: Asked) -> Iterator[Finding]:
-    _check_room(sum(BYTES_PER_PARAMETER * file.stat().st_size // 4 for file in path.glob("*.safetensors")), asked)
+    _check_room(sum(file.stat().st_size for file in path.glob("*.safetensors")) // 2, asked)
     document = _read_object(path / CONFIG)
     vocab_size = document.get("vocab_size") or document.get("text_config", {}).get("vocab_size")
     check(isinstance(vocab_size, int), f"{path / CONFIG}: vocab_size", "must be a number", vocab_size, "give it")
@@ -166,29 +167,13 @@ def _of_stranger(path: Path, kind: object, asked: Asked) -> Iterator[Finding]:
     return check_experts(path, tokens_BS.to(asked.torch_device), reason)
 
 
-def _check_room(needed: int, asked: Asked) -> None:
+def _check_room(parameters: int, asked: Asked) -> None:
     """Refuse what would drive the machine into its swap."""
     if asked.torch_device.type != "cpu":
         return
-    free = free_memory()
+    needed, free = BYTES_PER_PARAMETER * parameters, free_memory()
     seen, remedy = f"{needed / 1e9:.1f} GB with {free / 1e9:.1f} GB free", "take single blocks apart: --layers 0"
     check(needed <= free, "memory", "all checks of the whole model must have room", seen, remedy)
-
-
-def _losses(config: TrainConfig) -> tuple[Loss, ...]:
-    return config.balance.build(config.model).losses
-
-
-def _step_of(config: TrainConfig) -> Step:
-    """A step of this training, at its peak learning rate: the first ones of a warm-up are too short to be seen."""
-
-    def step(decoder: Decoder, tokens_BS: Tensor) -> None:
-        tokens = tokens_BS.cpu().numpy()
-        ones = np.ones(tokens[:, 1:].shape, dtype=np.float32)
-        batch = Batch(tokens[:, :-1], tokens[:, 1:], ones, None, None)
-        config.build(decoder, multiplier=lambda number: 1.0).step([batch])
-
-    return step
 
 
 def _check_layers(config: DecoderConfig, layers: Sequence[int]) -> None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any, Generic, NamedTuple, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import tyro
 
@@ -16,87 +15,20 @@ from sparsemix.allocator import return_freed_memory
 from sparsemix.checks import check
 from sparsemix.cli.flags import Many, Switch, flatten, parse
 from sparsemix.cli.kinds import begun, choose_kinds
+from sparsemix.cli.surgery_verbs import VERBS, Verb
 from sparsemix.cli.tables import print_facts
 from sparsemix.config import to_json
 from sparsemix.interop import StoredModel, export_model, open_model, write_own
 from sparsemix.interop.own import MODEL_TYPE, check_free
 from sparsemix.surgery import (
-    AddNullConfig,
-    DropLayerExpertsConfig,
-    Edited,
-    GrowConfig,
-    MergeConfig,
-    MergeDenseConfig,
     Operation,
-    PruneConfig,
-    SplitConfig,
-    Text,
     TextConfig,
-    UntieConfig,
-    UpcycleConfig,
-    add_null,
-    drop_layer_experts,
-    grow,
-    merge_dense,
-    merge_experts,
     operate,
-    prune,
-    split,
-    untie,
-    upcycle,
     with_record,
 )
 
 S = TypeVar("S")
 RECORD = "surgery.json"
-
-
-class Verb(NamedTuple):
-    """What can be done to models."""
-
-    settings: type[Any]
-    apply: Callable[[Sequence[StoredModel], Any, Text], Edited]
-    summary: str
-    num_models: int | None = 1
-    """How many it takes; None: any number."""
-
-
-VERBS = {
-    "upcycle": Verb(
-        UpcycleConfig, lambda models, settings, _: upcycle(models[0], settings), "FFNs of a dense model become experts"
-    ),
-    "merge-dense": Verb(
-        MergeDenseConfig,
-        lambda models, settings, _: merge_dense(models, settings),
-        "FFNs of several dense models become the experts of one",
-        num_models=None,
-    ),
-    "prune": Verb(
-        PruneConfig,
-        lambda models, settings, text: prune(models[0], settings, text),
-        "experts that text does without are removed",
-    ),
-    "merge-experts": Verb(
-        MergeConfig,
-        lambda models, settings, text: merge_experts(models[0], settings, text),
-        "experts that are alike become one",
-    ),
-    "untie": Verb(UntieConfig, lambda models, *_: untie(models[0]), "experts that columns share are copied for each"),
-    "split": Verb(
-        SplitConfig, lambda models, settings, _: split(models[0], settings), "each expert becomes several narrower ones"
-    ),
-    "grow": Verb(
-        GrowConfig, lambda models, settings, _: grow(models[0], settings), "more experts, copies of those there are"
-    ),
-    "add-null": Verb(
-        AddNullConfig, lambda models, settings, _: add_null(models[0], settings), "null experts beside the true ones"
-    ),
-    "drop-layer-experts": Verb(
-        DropLayerExpertsConfig,
-        lambda models, settings, text: drop_layer_experts(models[0], settings, text),
-        "blocks without their mixtures",
-    ),
-}
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from sparsemix.cli.flags import Many, Switch, flatten, parse, peek, shown_as
 from sparsemix.cli.kinds import choose_kinds
 from sparsemix.config import read_json
 from sparsemix.runs import RunFolder
-from sparsemix.train import TrainConfig, TrainResult, train
+from sparsemix.train import TrainConfig, TrainResult, config_of, train
 
 STOPPED = 128
 """Added to the number of a signal, as shells do."""
@@ -29,18 +29,19 @@ class Base:
     resume: Switch = False
 
     def read(self) -> TrainConfig:
-        """The config file, or the config of the run to go on with or to start from, or the defaults."""
+        """The config file, or the config of the run to go on with or of what to start from, or the defaults."""
         if self.config is not None:
             return read_json(TrainConfig, self.config)
-        run = self.out if self.resume else self.init
-        return TrainConfig() if run is None else RunFolder.open(run).config(TrainConfig)
+        if self.resume and self.out is not None:
+            return RunFolder.open(self.out).config(TrainConfig)
+        return TrainConfig() if self.init is None else config_of(self.init)
 
 
 @dataclass(frozen=True)
 class Train:
     """Train a language model in a run folder, or go on with one.
 
-    Every value of the config is a flag and overrides --config, or else the config of the run in --resume or --init.
+    Every value of the config is a flag and overrides --config, or else the config of what --resume or --init names.
     A part of another kind, as --optimizer.type adamw or --model.moe.router.type switch, brings flags of its own. A part
     that is None comes to be with the first flag of it, as --model.moe.router.selection-bias.rate 0.001, and goes with
     None, as --model.moe.router.selection-bias None.
@@ -57,8 +58,8 @@ class Train:
     """A config as JSON, as config.json of a run is."""
     resume: Switch = False
     """Go on with the run in --out from its last checkpoint."""
-    init: Annotated[Path | None, shown_as("RUN")] = None
-    """Another run, whose weights and tokenizer to start from."""
+    init: Annotated[Path | None, shown_as("PATH")] = None
+    """Another run, a Hugging Face folder or our own format, whose model and tokenizer to start from."""
 
     @property
     def resolved(self) -> TrainConfig:

@@ -33,7 +33,7 @@ class Verify:
     layers: Annotated[tuple[int, ...], shown_as("INT...")] = ()
     """Blocks to take apart, one after the other, where the whole model has no room in memory; without, all."""
     triton: Switch = False
-    """Put Triton's kernels to the test on a CPU too, in their interpreter: slow."""
+    """Triton's kernels on a CPU too, where TRITON_INTERPRET=1 turns on their interpreter: slow."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, ..."""
     json: Switch = False

@@ -24,6 +24,7 @@ from sparsemix.files import write_text
 
 END = "<|end|>"
 END_ID = 256
+SETTINGS = "tokenizer_config.json"
 
 
 class Tokenizer:
@@ -78,28 +79,40 @@ class Tokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of the ids; bytes that are no UTF-8 become U+FFFD, special tokens nothing."""
-        return b"".join(self.token_bytes[index] for index in ids).decode("utf-8", errors="replace")
+        return b"".join(bytes_of(index, self.token_bytes) for index in ids).decode("utf-8", errors="replace")
 
     def stream(self) -> TextStream:
         """A decoder for ids that come one at a time."""
         return TextStream(self.token_bytes)
 
     def save(self, path: Path) -> None:
-        """Write `tokenizer.json`, which the `tokenizers` and `transformers` libraries read too."""
+        """Write `tokenizer.json`, which the `tokenizers` and `transformers` libraries read too.
+
+        An end of another name than ours is written beside it, as `transformers` does.
+        """
+        if self.end != END:
+            settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": self.end}
+            write_text(path.with_name(SETTINGS), json.dumps(settings, indent=2) + "\n")
         write_text(path, self.model.to_str(pretty=True))
 
     @classmethod
-    def load(cls, path: Path, end: str = END) -> Tokenizer:
+    def load(cls, path: Path, end: str | int | None = None) -> Tokenizer:
         """The tokenizer in a `tokenizer.json`, ours or any byte-level one.
 
+        Args:
+            path: the file.
+            end: the end of a document, by name or id; None: what `tokenizer_config.json` beside it says, or ours.
+
         Raises:
-            ValueError: no such file, no tokenizer in it, not byte-level, or no token named `end`.
+            ValueError: no such file, no tokenizer in it, not byte-level, or no such `end`.
         """
         try:
             model = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
         except Exception as error:  # the library raises plain Exception
             raise ValueError(f"{path}: must be a tokenizer.json, got {error}; check the file") from None
-        return cls(model, end)
+        if end is None:
+            end = _end_beside(path) or END
+        return cls(model, end if isinstance(end, str) else model.id_to_token(end) or f"token {end}")
 
     @cached_property
     def _is_bytes(self) -> bool:
@@ -121,11 +134,16 @@ class TextStream:
 
     def push(self, index: int) -> str:
         """The characters that this id completes, often none."""
-        return self._decoder.decode(self._token_bytes[index])
+        return self._decoder.decode(bytes_of(index, self._token_bytes))
 
     def close(self) -> str:
         """What is left: U+FFFD if the text broke off inside a character."""
         return self._decoder.decode(b"", final=True)
+
+
+def bytes_of(index: int, token_bytes: Sequence[bytes]) -> bytes:
+    """What an id stands for; nothing if it is past the last, for which many a model has rows all the same."""
+    return token_bytes[index] if index < len(token_bytes) else b""
 
 
 @config
@@ -192,6 +210,18 @@ def _byte_level(merges: list[tuple[str, str]]) -> Tokenizer:
     model.decoder = ByteLevelDecoder()
     model.add_special_tokens([tokenizers.AddedToken(END, special=True, normalized=False)])
     return Tokenizer(model)
+
+
+def _end_beside(path: Path) -> str | None:
+    """The end of a document that `tokenizer_config.json` names: a string, or an object with its content."""
+    settings = path.with_name(SETTINGS)
+    if not settings.is_file():
+        return None
+    try:
+        end = json.loads(settings.read_text(encoding="utf-8")).get("eos_token")
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{settings}: must be a JSON object, got {error}; check the file") from None
+    return end.get("content") if isinstance(end, dict) else end
 
 
 def _byte_of_character() -> dict[str, int]:

@@ -31,7 +31,7 @@ def check_tensors(found: Mapping[str, Spec], expected: Mapping[str, Spec], sourc
         rule = "must have a place in the model of this config"
         check(name in expected, f"{source}: {name}", rule, "an extra tensor", REMEDY)
     for name, spec in expected.items():
-        rule = f"must have the shape {list(spec.shape)} that the config says"
+        rule = f"must have shape {list(spec.shape)}, as the config says"
         check(found[name].shape == spec.shape, f"{source}: {name}", rule, list(found[name].shape), REMEDY)
         fits = found[name].dtype in (NUMBERS if spec.dtype.is_floating_point else (spec.dtype,))
         wanted = "floating-point numbers" if spec.dtype.is_floating_point else str(spec.dtype)

@@ -31,7 +31,6 @@ def cast(model: StoredModel, dtype: torch.dtype) -> StoredModel:
     return model._replace(tensors=Derived(model.tensors, recipes))
 
 
-@torch.no_grad()
 def build(model: StoredModel, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Decoder:
     """The decoder, filled tensor by tensor.
 
@@ -43,14 +42,22 @@ def build(model: StoredModel, device: torch.device | str = "cpu", dtype: torch.d
     Raises:
         ValueError: a tensor is missing, extra, or of another shape than the config says.
     """
-    decoder = _empty(model.config, model_dtype(model) if dtype is None else dtype)
-    check_tensors(
-        model.tensors.specs, {name: spec_of(tensor) for name, tensor in decoder.state_dict().items()}, "model"
-    )
-    decoder.to_empty(device=device)
-    for name, tensor in decoder.state_dict().items():
-        tensor.copy_(model.tensors.read(name))
+    decoder = _empty(model.config, model_dtype(model) if dtype is None else dtype).to_empty(device=device)
+    fill(decoder, model)
     return decoder
+
+
+@torch.no_grad()
+def fill(decoder: Decoder, model: StoredModel) -> None:
+    """Copy the tensors of a stored model into a decoder, one at a time.
+
+    Raises:
+        ValueError: a tensor is missing, extra, or of another shape than the decoder's.
+    """
+    own = decoder.state_dict()
+    check_tensors(model.tensors.specs, {name: spec_of(tensor) for name, tensor in own.items()}, "weights")
+    for name, tensor in own.items():
+        tensor.copy_(model.tensors.read(name))
 
 
 def _empty(config: DecoderConfig, dtype: torch.dtype) -> Decoder:

@@ -8,16 +8,18 @@ from typing import Any
 
 from sparsemix.checks import check
 from sparsemix.config import from_json
+from sparsemix.data import Tokenizer
 from sparsemix.interop.agree import check_tensors
 from sparsemix.interop.decoders import decoder_specs
 from sparsemix.interop.families import open_family
-from sparsemix.interop.own import CONFIG, MODEL_TYPE, open_own
+from sparsemix.interop.own import CONFIG, MODEL_TYPE, files_along, open_own
 from sparsemix.interop.stored import StoredModel
 from sparsemix.models import DecoderConfig
 from sparsemix.runs import RunError, RunFolder, read_metrics
 from sparsemix.runs.folder import RUN
 from sparsemix.tensors.header import unique_json
 
+TOKENIZER, SETTINGS = "tokenizer.json", "tokenizer_config.json"
 MODEL = "model"
 """What a run's config calls the model, and its checkpoints the file of it."""
 
@@ -48,25 +50,52 @@ def open_run(path: Path, step: int | None = None) -> StoredModel:
         ValueError: it is no run, has no such checkpoint, or that is damaged.
     """
     folder = RunFolder.open(path)
-    step = folder.checkpoints.latest() if step is None else step
-    if step is None:
-        raise RunError(f"run: must have a checkpoint, got {path} without; train it longer or lower checkpoint_every")
+    step = last_step(folder) if step is None else step
     asked = folder.asked()
     config = from_json(DecoderConfig, json.dumps(asked.get(MODEL)), f"{path / CONFIG}: {MODEL}")
     tensors = folder.checkpoints.open(step, MODEL)
     check_tensors(tensors.specs, decoder_specs(config), str(folder.checkpoints.path(step)))
-    files = (folder.tokenizer,) if folder.tokenizer.is_file() else ()
-    return StoredModel(config, tensors, MODEL_TYPE, files, _facts(folder, asked, step))
+    return StoredModel(config, tensors, MODEL_TYPE, files_along(path), _facts(folder, asked, step))
+
+
+def last_step(folder: RunFolder) -> int:
+    """The step of a run's last checkpoint.
+
+    Raises:
+        RunError: it has none yet.
+    """
+    step = folder.checkpoints.latest()
+    if step is None:
+        remedy = "train it longer or lower checkpoint_every"
+        raise RunError(f"run: must have a checkpoint, got {folder.path} without; {remedy}")
+    return step
+
+
+def tokenizer_of(model: StoredModel) -> Tokenizer:
+    """The tokenizer that came with a model.
+
+    Raises:
+        ValueError: there is none, it is not byte-level, or it has no end of a document.
+    """
+    path = next((file for file in model.files if file.name == TOKENIZER), None)
+    remedy = "put the model's tokenizer there"
+    check(path is not None, "tokenizer", f"must be in the model's folder, as {TOKENIZER}", "none", remedy)
+    assert path is not None
+    end = model.facts.get("special_tokens", {}).get("eos_token_id")
+    return Tokenizer.load(path, end[0] if isinstance(end, list) else end)
 
 
 def _facts(folder: RunFolder, asked: dict[str, Any], step: int) -> dict[str, Any]:
     """What the run was, and its last evaluation by this step."""
     started = {name: value for name, value in folder.facts().items() if name != "init"}  # a path of this machine
     evaluated = [found for found in read_metrics(folder.metrics) if found["step"] <= step and "evaluation" in found]
-    return {
+    named = (folder.path / SETTINGS).is_file()
+    tokens = {"special_tokens": {"eos_token_id": Tokenizer.load(folder.tokenizer).end_id}} if named else {}
+    return tokens | {
         "steps": step,
         "tokens": step * asked["batch_size"] * asked["sequence_length"],
         "data": asked["data"]["sources"],
+        "balance_losses": asked["balance"]["losses"],
         "evaluation": evaluated[-1]["evaluation"] if evaluated else None,
         "started_with": started,
     }

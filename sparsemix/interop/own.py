@@ -68,7 +68,7 @@ def open_own(folder: Path, document: dict[str, Any]) -> StoredModel:
 
 def own_config(model: StoredModel) -> dict[str, Any]:
     """The model's config, and beside it what other libraries look for."""
-    config = model.config
+    config, losses = model.config, model.facts.get("balance_losses")
     return {
         "architectures": [ARCHITECTURE],
         "model_type": MODEL_TYPE,
@@ -77,6 +77,7 @@ def own_config(model: StoredModel) -> dict[str, Any]:
         "auto_map": AUTO_MAP,
         **derived_fields(config),
         **model.facts.get("special_tokens", {}),
+        **({} if losses is None else {"balance_losses": losses}),
         "model": json.loads(to_json(config)),
     }
 

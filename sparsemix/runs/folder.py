@@ -27,7 +27,7 @@ class RunFolder:
 
         config.json       what was asked for
         run.json          format version, versions and device it was started with
-        tokenizer.json
+        tokenizer.json    and tokenizer_config.json, where the end of a document has another name than ours
         data/             token stores
         metrics.jsonl     one object a step
         tensorboard/

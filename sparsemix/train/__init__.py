@@ -6,8 +6,9 @@ from sparsemix.train.evaluate import Evaluation, Score, evaluate
 from sparsemix.train.loop import TrainResult, train
 from sparsemix.train.muon import Muon
 from sparsemix.train.optim import AdamWConfig, ModelOptimizer, MuonConfig, OptimizerConfig
+from sparsemix.train.origin import config_of
 from sparsemix.train.precision import Precision, choose_precision
-from sparsemix.train.saving import TrainedRun, load_run, save_checkpoint
+from sparsemix.train.saving import Trained, load_run, load_trained, save_checkpoint
 from sparsemix.train.schedule import ScheduleConfig
 from sparsemix.train.step import Observer
 from sparsemix.train.trainer import StepReport, Trainer, TrainerState, TrainingError, load_weights
@@ -30,11 +31,13 @@ __all__ = [
     "TrainResult",
     "Trainer",
     "TrainerState",
-    "TrainedRun",
+    "Trained",
     "TrainingError",
     "choose_precision",
+    "config_of",
     "evaluate",
     "load_run",
+    "load_trained",
     "load_weights",
     "save_checkpoint",
     "train",

@@ -5,11 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from sparsemix.data import Tokenizer
+from sparsemix.interop import StoredModel, build, open_model, open_run, tokenizer_of
 from sparsemix.models import Decoder
-from sparsemix.runs import Checkpoint, RunError, RunFolder
+from sparsemix.runs import Checkpoint, RunFolder
 from sparsemix.train.config import TrainConfig
-from sparsemix.train.trainer import Trainer, TrainerState, load_weights
+from sparsemix.train.origin import config_around, is_run
+from sparsemix.train.trainer import Trainer, TrainerState
 
 MODEL, OPTIMIZER = "model", "optimizer"
 
@@ -37,37 +41,39 @@ def load_checkpoint(trainer: Trainer, folder: RunFolder, step: int) -> dict[str,
     return found.values["loop"]
 
 
-def load_model(model: Decoder, folder: RunFolder, step: int) -> None:
-    """Put a run's weights after this step into a model.
-
-    Raises:
-        ValueError: the checkpoint is missing or damaged, or the model has other shapes.
-    """
-    load_weights(model, folder.checkpoints.load(step, [MODEL]).tensors[MODEL])
-
-
-class TrainedRun(NamedTuple):
-    """What a run has come to."""
+class Trained(NamedTuple):
+    """A model and what comes with it: what a run has come to, or a model from elsewhere."""
 
     config: TrainConfig
+    """Of the run, or the default one around the model."""
     model: Decoder
-    """On the CPU, in evaluation mode."""
+    """On the CPU, in float32 and in evaluation mode."""
     tokenizer: Tokenizer
-    step: int
-    """Steps it was trained for."""
+    step: int | None
+    """Steps it was trained for, where that is known."""
 
 
-def load_run(path: Path, step: int | None = None) -> TrainedRun:
+def load_run(path: Path, step: int | None = None) -> Trained:
     """The model and the tokenizer of the run in a folder, after `step` steps or at the last checkpoint.
 
     Raises:
         ValueError: it is no run, has no checkpoint yet, or the checkpoint is damaged.
     """
-    folder = RunFolder.open(path)
-    step = folder.checkpoints.latest() if step is None else step
-    if step is None:
-        raise RunError(f"run: must have a checkpoint, got {path} without; train it longer or lower checkpoint_every")
-    config = folder.config(TrainConfig)
-    model = config.model.build(config.seed)
-    load_model(model, folder, step)
-    return TrainedRun(config, model.eval(), Tokenizer.load(folder.tokenizer), step)
+    return _loaded(RunFolder.open(path).config(TrainConfig), open_run(path, step))
+
+
+def load_trained(path: Path) -> Trained:
+    """The model and the tokenizer of a run at its last checkpoint, of our own format or of a Hugging Face folder.
+
+    Raises:
+        ValueError: it is none of these, or is damaged, or has no tokenizer that we can use.
+    """
+    if is_run(path):
+        return load_run(path)
+    model = open_model(path)
+    return _loaded(config_around(model), model)
+
+
+def _loaded(config: TrainConfig, model: StoredModel) -> Trained:
+    tokenizer = tokenizer_of(model)
+    return Trained(config, build(model, dtype=torch.float32).eval(), tokenizer, model.facts.get("steps"))

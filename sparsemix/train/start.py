@@ -1,4 +1,4 @@
-"""How a run begins: a new folder, or one that goes on; from random weights, another run's, or a checkpoint."""
+"""How a run begins: a new folder, or one that goes on; from random weights, another model's, or a checkpoint."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from typing import Any, NamedTuple
 from sparsemix.checks import check
 from sparsemix.config import to_json
 from sparsemix.data import Sampler, Tokenizer, TokenStore, prepare
+from sparsemix.interop import fill, tokenizer_of
 from sparsemix.runs import RunError, RunFolder
 from sparsemix.train.balancing import unbalanced
 from sparsemix.train.config import TrainConfig
 from sparsemix.train.facts import facts, warn_of_changes
 from sparsemix.train.memory import memory_explained
-from sparsemix.train.saving import load_checkpoint, load_model
+from sparsemix.train.origin import source_of, stored
+from sparsemix.train.saving import load_checkpoint
 from sparsemix.train.trainer import Trainer
 
 LOG = logging.getLogger(__name__)
@@ -44,13 +46,11 @@ def begin(config: TrainConfig, out: Path, init: Path | None, progress: Progress 
         ValueError: the config asks for what cannot be built, `out` is not free, `init` does not fit, or the data
             are not as they should be.
     """
-    source = None
+    source = None if init is None else source_of(init)
     with memory_explained(config):
         trainer = config.build()
-    if init is not None:
-        other = RunFolder.open(init)
-        source = {"run": str(init.resolve()), "step": _latest(other)}
-        load_model(trainer.model, other, source["step"])
+    if source is not None:
+        fill(trainer.model, stored(source))
     _try_balance(trainer)
     folder = RunFolder.create(out, config, facts(trainer, config) | {"init": source})
     try:
@@ -67,18 +67,18 @@ def go_on(config: TrainConfig | None, out: Path, progress: Progress | None) -> S
         ValueError: there is no run, its config is another, or its checkpoint is damaged.
     """
     folder = RunFolder.open(out)
-    stored, before, values = folder.config(TrainConfig), folder.facts(), {}
-    _check_same(stored, stored if config is None else config)
-    with memory_explained(stored):
-        trainer = stored.build()
-    warn_of_changes(before, facts(trainer, stored))
+    asked, before, values = folder.config(TrainConfig), folder.facts(), {}
+    _check_same(asked, asked if config is None else config)
+    with memory_explained(asked):
+        trainer = asked.build()
+    warn_of_changes(before, facts(trainer, asked))
     _try_balance(trainer)
     step = folder.checkpoints.latest()
     if step is not None:
         values = load_checkpoint(trainer, folder, step)
     elif before["init"] is not None:
-        load_model(trainer.model, RunFolder.open(Path(before["init"]["run"])), before["init"]["step"])
-    return _with_data(folder, stored, trainer, values, progress)
+        fill(trainer.model, stored(before["init"]))
+    return _with_data(folder, asked, trainer, values, progress)
 
 
 def _try_balance(trainer: Trainer) -> None:
@@ -131,23 +131,17 @@ def _with_data(
 
 
 def _taken_over(folder: RunFolder) -> Tokenizer | None:
-    """The tokenizer of the run whose weights this one began with; None if it began with none."""
+    """The tokenizer of the model whose weights this run began with; None if it began with none."""
     source = folder.facts()["init"]
     if source is None:
         return None
-    own = folder.tokenizer  # once it is there, the other run may go
-    return Tokenizer.load(own if own.exists() else RunFolder(Path(source["run"])).tokenizer)
+    if folder.tokenizer.exists():  # once it is there, the other model may go
+        return Tokenizer.load(folder.tokenizer)
+    return tokenizer_of(stored(source))
 
 
-def _latest(folder: RunFolder) -> int:
-    step = folder.checkpoints.latest()
-    check(step is not None, "init", "must be a run with a checkpoint", f"{folder.path} without", "train it first")
-    assert step is not None
-    return step
-
-
-def _check_same(stored: TrainConfig, given: TrainConfig) -> None:
-    was, now = (dict(_leaves(json.loads(to_json(config)))) for config in (stored, given))
+def _check_same(before: TrainConfig, given: TrainConfig) -> None:
+    was, now = (dict(_leaves(json.loads(to_json(config)))) for config in (before, given))
     for name in was | now:
         rule, remedy = f"must be {was.get(name)!r} as in the run", "leave it out, or start another run"
         check(was.get(name) == now.get(name), name, rule, repr(now.get(name)), remedy)

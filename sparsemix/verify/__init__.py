@@ -1,6 +1,6 @@
 """Proof that a layer, a run or a model of another library computes what it should."""
 
-from sparsemix.verify.blocks import BYTES_PER_PARAMETER, bytes_needed, free_memory, verify_blocks
+from sparsemix.verify.blocks import BYTES_PER_PARAMETER, free_memory, verify_blocks
 from sparsemix.verify.checkpoint import check_metrics, check_tensors
 from sparsemix.verify.counterpart import check_experts, check_logits
 from sparsemix.verify.finding import Finding
@@ -14,7 +14,6 @@ __all__ = [
     "Finding",
     "Step",
     "Subject",
-    "bytes_needed",
     "check_experts",
     "check_logits",
     "check_metrics",

@@ -96,21 +96,28 @@ def _with_gradients(
 
 
 def _routed(subject: Subject) -> Iterator[tuple[Tokens, Routing]]:
-    """The layer's routings, and what becomes of the first one when experts are shunned, flooded or full."""
+    """The layer's routings, and what becomes of the first one where an expert is shunned, flooded or full."""
     for tokens in subject.situations():
         yield tokens, _route(subject.moe, tokens)
     plain = subject.tokens()
     routing = _route(subject.moe, plain)
-    fullest = routing.expert_N.mode().values
-    others_N = routing.expert_N != fullest
-    token_N, expert_N, weight_N = (part[others_N] for part in routing[:3])
-    yield plain._replace(name="an expert without tokens"), Routing(token_N, expert_N, weight_N)
-    first_T = torch.arange(len(plain.x), device=plain.x.device)
-    weight_T = torch.linspace(0.1, 1, len(plain.x), device=plain.x.device)
-    flooded = Routing(first_T, fullest.expand(len(plain.x)).clone(), weight_T, edges_per_token=1)
-    yield plain._replace(name="all tokens to one expert"), flooded
+    yield plain._replace(name="an expert without tokens"), _shunned(routing)
+    yield plain._replace(name="all tokens to one expert"), _flooded(plain.x, subject.moe.router.num_experts - 1)
     live_N = torch.arange(len(routing.expert_N), device=plain.x.device) % 3 != 0
     yield plain._replace(name="dropped edges"), routing._replace(live_N=live_N)
+
+
+def _shunned(routing: Routing) -> Routing:
+    """Without the edges of the expert that has the most."""
+    others_N = routing.expert_N != routing.expert_N.bincount(minlength=1).argmax()
+    return Routing(routing.token_N[others_N], routing.expert_N[others_N], routing.weight_N[others_N])
+
+
+def _flooded(x: Tensor, expert: int) -> Routing:
+    """All tokens at one expert, with weights of their own."""
+    token_N = torch.arange(len(x), device=x.device)
+    weight_N = torch.linspace(0.1, 1, len(x), device=x.device)
+    return Routing(token_N, torch.full_like(token_N, expert), weight_N, edges_per_token=1)
 
 
 @torch.no_grad()

@@ -55,8 +55,3 @@ def free_memory() -> int:
         lines = dict(line.split(":") for line in meminfo.read_text().splitlines())
         return 1024 * int(lines["MemAvailable"].split()[0])
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-
-
-def bytes_needed(model: StoredModel) -> int:
-    """By all checks of the whole model, about."""
-    return sum(BYTES_PER_PARAMETER * spec.nbytes // spec.dtype.itemsize for spec in model.tensors.specs.values())

@@ -57,10 +57,10 @@ def experts_loop(experts: Any, x: Tensor, routing: Routing, weight_N: Tensor, ou
         chosen_N = routing.expert_N == expert
         if routing.live_N is not None:
             chosen_N = chosen_N & routing.live_N
-        token_N = routing.token_N[chosen_N]
-        if len(token_N):
-            rows = function(x[token_N])
-            y = y.index_add(0, token_N, rows * weight_N[chosen_N].view(-1, *[1] * (rows.ndim - 1)))
+        token_R = routing.token_N[chosen_N]
+        if len(token_R):
+            rows = function(x[token_R])
+            y = y.index_add(0, token_R, rows * weight_N[chosen_N].view(-1, *[1] * (rows.ndim - 1)))
     return y
 
 
@@ -86,11 +86,11 @@ def functions_of(experts: Any) -> Sequence[OfRows]:
 
 def two_layers(config: Any, weights: Sequence[Tensor]) -> OfRows:
     """W_down a + b_down of matrices in the order of the module's parameters: up, down and perhaps their biases."""
-    up_GD, down_DF, *biases = weights
+    up_GD, down_OF, *biases = weights
     up_bias, down_bias = biases or (0, 0)
 
     def function(rows: Tensor) -> Tensor:
-        return _activated(config, rows @ up_GD.T + up_bias) @ down_DF.T + down_bias
+        return _activated(config, rows @ up_GD.T + up_bias) @ down_OF.T + down_bias
 
     return function
 

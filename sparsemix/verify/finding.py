@@ -12,10 +12,9 @@ from torch import Tensor
 SAFETY = 16
 """Rounding errors of a sum of n terms grow as sqrt(n); no sum here, several of them deep, has been seen at half of
 what this factor allows."""
-NEGLIGIBLE = 1e-2
-"""Of the largest number compared together: smaller tensors are measured by that, as their own size may be rounding."""
-NEGLIGIBLE_ALONE = 0.1
-"""The same for a tensor of one number, a sum over everything, which may all but cancel."""
+NEGLIGIBLE = 0.1
+"""Of the largest number compared together: smaller tensors are measured by that. They are sums which all but cancel, as
+the gradients of a sure router; one that is wrong altogether is found from a few millionths of the largest on."""
 
 
 class Finding(NamedTuple):
@@ -53,8 +52,7 @@ class Comparison:
         pairs = [(name, one.detach().double(), wanted.detach().double()) for (name, one), wanted in both]
         largest = max((_size(e) for _, _, e in pairs), default=0.0)
         for name, one, wanted in pairs:
-            negligible = NEGLIGIBLE if wanted.numel() > 1 else NEGLIGIBLE_ALONE
-            scale = max(_size(wanted), negligible * largest) or 1.0
+            scale = max(_size(wanted), NEGLIGIBLE * largest) or 1.0
             self.note(_size(one - wanted) / scale if one.shape == wanted.shape else math.inf, f"{name}, {situation}")
 
     def note(self, error: float, what: str) -> None:

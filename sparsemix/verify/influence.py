@@ -87,11 +87,13 @@ Pairs = Iterator[tuple[str, Tensor, Tensor]]
 
 
 def _causality(decoder: Decoder, run: Run, tokens_BS: Tensor, whole_BSD: Tensor) -> Pairs:
+    """One row alone: a capacity may make rows compete, and yet no token depends on later ones of its own."""
     length = tokens_BS.shape[1]
-    for first in sorted({1, length // 2, length - 1} - {0}):
+    expected = run(tokens_BS[:1])
+    for first in sorted({1, length // 2, length - 1}):
         changed_BS = tokens_BS.clone()
         changed_BS[:, first:] = (changed_BS[:, first:] + 1) % decoder.config.vocab_size
-        yield f"from token {first} on", run(changed_BS)[:, :first], whole_BSD[:, :first]
+        yield f"from token {first} on", run(changed_BS[:1])[:, :first], expected[:, :first]
 
 
 def _rows_alone(decoder: Decoder, run: Run, tokens_BS: Tensor, whole_BSD: Tensor) -> Pairs:
@@ -103,10 +105,10 @@ def _padded(decoder: Decoder, run: Run, tokens_BS: Tensor, whole_BSD: Tensor) ->
     short = tokens_BS.shape[1] // 2
     valid_BS = torch.ones_like(tokens_BS, dtype=torch.bool)
     valid_BS[0, :short] = False
-    alone_BSD = run(tokens_BS[:1, short:])
+    alone = run(tokens_BS[:1, short:])
     for padding in (0, decoder.config.vocab_size - 1):
         padded_BSD = run(torch.where(valid_BS, tokens_BS, padding), valid_BS=valid_BS)
-        yield f"padding of token {padding}", padded_BSD[:1, short:], alone_BSD
+        yield f"padding of token {padding}", padded_BSD[:1, short:], alone
         yield f"beside padding of token {padding}", padded_BSD[1:], whole_BSD[1:]
 
 

@@ -53,7 +53,7 @@ def decoder_learning(decoder: Decoder, tokens_BS: Tensor, losses: Sequence[Loss]
         output = decoder(tokens_BS[:, :-1])
         target_T = tokens_BS[:, 1:].flatten()
         task = F.cross_entropy(decoder.logits(output.hidden_BSD).flatten(0, 1), target_T)
-        added = _added([*output.collected, *output.depth], losses)
+        added = _added(output.collected, losses) + _added(output.depth, ())
     of_task, of_balance = (_by_parameter(loss, decoder) for loss in (task, added))
     layers = decoder.config.moe_layers
     return [

@@ -6,14 +6,14 @@ import json
 import pytest
 import torch
 
-NEED_TRANSFORMERS = ("layer", "generation", "train_throughput")
+NEED_TRANSFORMERS = ("layer", "generation", "train_throughput", "interop", "interop_families")
 THEIRS = tuple(f"transformers {name}" for name in ("grouped_mm", "eager", "batched_mm"))
 
 
-def run(name, folder):
+def run(name, folder, *options):
     if name in NEED_TRANSFORMERS:
         pytest.importorskip("transformers")
-    importlib.import_module(name).main(["--toy", "--rounds", "2", "--threads", "1", "--out", str(folder)])
+    importlib.import_module(name).main(["--toy", "--rounds", "2", "--threads", "1", "--out", str(folder), *options])
     (path,) = folder.iterdir()
     assert path.name == f"{name}.json"
     return json.loads(path.read_text())
@@ -49,6 +49,31 @@ def test_layer(tmp_path):
         assert limits[:3] == [f"at most {of_dense}", "at most 0.7", "at most 0.7"]
     assert [one["limit"] for one in forward["claims"]] == ["at least 0.85", None]
     assert forward["peak"]["at"] in forward["seconds"]
+
+
+def test_interop(tmp_path):
+    result = run("interop", tmp_path, "--families", "gpt_oss", "muse_spark")
+    assert [part["family"] for part in result["parts"]] == ["gpt_oss", "muse_spark"]
+    for part in result["parts"]:
+        assert set(part["seconds"]) == {"sparsemix", "eager", "grouped_mm"}
+        assert set(part["times_as_fast_as"]) == {"eager", "grouped_mm"}
+        assert [one["limit"] for one in part["claims"]] == ["at least 1.0"]
+
+
+def test_experts_of_families_keep_their_shape_where_they_are_scaled_down():
+    pytest.importorskip("transformers")
+    interop = importlib.import_module("interop")
+    named = {family.name: family for family in importlib.import_module("families").families()}
+    shape = interop.scaled(named["mixtral"])  # 4096 by 14336, 8 experts, 2 a token
+    assert (shape.tokens, shape.experts, shape.k) == (2048, 8, 2)
+    assert shape.hidden / shape.dim == pytest.approx(14336 / 4096, rel=0.05)
+    assert shape.flops == pytest.approx(interop.MOST.flops, rel=0.2)
+
+
+def test_interop_families(tmp_path):
+    result = run("interop_families", tmp_path)
+    assert all(row["equal"] for row in result["families"])
+    assert result["limits"] == {"forward": 1e-5, "gradient": 1e-4}
 
 
 def test_growth(tmp_path):

@@ -16,6 +16,7 @@ from sparsemix.experts import (
     Part,
     ZeroExpertsConfig,
 )
+from sparsemix.models import AttentionConfig, LatentAttentionConfig, WindowConfig, YarnConfig
 from sparsemix.routers import (
     CapacityConfig,
     GroupLimitedRouterConfig,
@@ -182,3 +183,27 @@ def test_what_cannot_be_is_refused_in_one_line(line, complaint):
     with pytest.raises(ValueError, match=f"^{complaint}") as caught:
         given(line)
     assert "\n" not in str(caught.value)
+
+
+# --- attention -------------------------------------------------------------------------------------------------------
+
+
+def test_attention_of_another_kind_keeps_its_heads():
+    heads = DEFAULT.model.attention.num_heads
+    assert given("--model.attention.type latent").model.attention == LatentAttentionConfig(num_heads=heads)
+    line = "--model.attention.type latent --model.attention.num-heads 2 --model.attention.q-rank 32"
+    assert given(line).model.attention == LatentAttentionConfig(num_heads=2, q_rank=32)
+
+
+def test_attention_with_windows_sinks_and_a_stretched_context():
+    line = "--model.window.size 16 --model.window.layers 0 2 --model.attention.sinks --model.attention.num-heads 2"
+    scaling = "--model.attention.rope-scaling.type yarn --model.attention.rope-scaling.factor 4"
+    model = given(f"{line} {scaling} --model.attention.rope-scaling.original-context 64").model
+    assert model.window == WindowConfig(size=16, layers=(0, 2))
+    yarn = YarnConfig(factor=4, original_context=64)
+    assert model.attention == AttentionConfig(num_heads=2, sinks=True, rope_scaling=yarn)
+
+
+def test_which_scaling_must_be_said():
+    with pytest.raises(ValueError, match=r"rope_scaling.type: must be given .*; choose among linear, llama3, yarn"):
+        given("--model.attention.rope-scaling.factor 2")

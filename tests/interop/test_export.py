@@ -138,6 +138,14 @@ def test_our_own_format_for_a_model_that_a_family_can_say(tmp_path, tokenizer):
     assert back.facts == model.facts
 
 
+def test_training_goes_on_with_the_losses_it_was_balanced_with(tmp_path, tokenizer):
+    model = stored(tokenizer, **QWEN3)
+    losses = [{"type": "switch", "weight": 0.5}]
+    export_model(model._replace(facts={**model.facts, "balance_losses": losses}), tmp_path / "out", format="sparsemix")
+    config = transformers.AutoConfig.from_pretrained(tmp_path / "out")
+    assert [(one.type, one.weight) for one in config.losses()] == [("switch", 0.5)]
+
+
 def test_a_mixture_of_depths_is_generated_from_without_a_cache(tmp_path, tokenizer):
     model = stored(tokenizer, depth=DepthConfig(capacity=0.5, every=2))
     export_model(model, tmp_path / "out")

@@ -98,7 +98,7 @@ def test_a_conversation_goes_on_from_its_cache():
 
 
 def test_packed_documents_are_kept_apart_by_their_positions():
-    model, one, two = wrapped(), random_tokens(1, 5), random_tokens(1, 7, seed=1)
+    model, one, two = wrapped(), random_tokens(2, 5), random_tokens(2, 7, seed=1)
     position = torch.cat([torch.arange(5), torch.arange(7)])[None]
     with torch.no_grad():
         logits = model(torch.cat([one, two], 1), position_ids=position).logits

@@ -8,7 +8,7 @@ import pytest
 import torch
 from interop.hf_cases import counting, logits_of, wrapped
 from models.examples import MOE, random_tokens
-from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
+from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM, Trainer, TrainingArguments
 
 from sparsemix import SelectionBiasConfig, SwitchLoss, TopKRouterConfig
 from sparsemix.interop.hf_model import RouterUpdates, register
@@ -104,6 +104,13 @@ def test_selection_biases_follow_the_load_of_the_whole_batch(tmp_path):
         torch.testing.assert_close(found - found.mean(), bias - bias.mean())
     assert model.config.output_routings is False
     assert model.train()(tokens).routings is None
+
+
+def test_router_updates_are_for_our_models_alone(tmp_path):
+    sizes = {"vocab_size": 50, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
+    theirs = MixtralForCausalLM(MixtralConfig(**sizes, num_attention_heads=2, num_key_value_heads=2))
+    with pytest.raises(ValueError, match="model: must have one SparsemixForCausalLM, got 0"):
+        trainer(theirs, tmp_path, [RouterUpdates()], max_steps=1).train()
 
 
 def adapted(**settings):

@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 import torch
 from interop.gguf_cases import FFN, TWINS, decoder, grouped, twin
+from interop.twins import CONFIGS, YARN, prompts, save
+from interop.twins import twin as their_twin
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from benchmarks.llama import CHILD, PYTHON, ask
 from sparsemix.data import BPETokenizerConfig, ByteTokenizerConfig
 from sparsemix.inference import generate
+from sparsemix.interop import open_model
 from sparsemix.interop.gguf import write_gguf
 from sparsemix.interop.gguf.words import KNOWN
 from sparsemix.interop.stored import StoredModel
@@ -63,6 +66,37 @@ def test_every_architecture_gives_our_logits_and_greedy_tokens(name, tmp_path):
     prompt = torch.randint(160, (20,), generator=torch.Generator().manual_seed(2)).tolist()
     (run,) = ask(tmp_path / "model.gguf", prompts=[prompt], new_tokens=40)["runs"]
     assert check_greedy(model, prompt, run, tolerance=1e-4) > 0
+
+
+AS_PUBLISHED: dict[str, dict[str, Any]] = {
+    "mixtral": {},
+    "qwen2_moe": {"mlp_only_layers": []},
+    "qwen3_moe": {"decoder_sparse_step": 1, "attention_bias": False},
+    "olmoe": {"num_key_value_heads": 4, "attention_bias": False},
+    "deepseek_v2 lite": {},
+    "deepseek_v3": {},
+    "gpt_oss": {"swiglu_limit": 7.0, "rope_parameters": YARN},
+    "granitemoe": {},
+    "llama": {"mlp_bias": False},
+    "mistral": {"sliding_window": None},
+    "qwen2": {"use_sliding_window": False, "layer_types": ["full_attention"] * 3},
+    "qwen3": {},
+}
+"""Twins of transformers' without what llama.cpp does not know."""
+
+
+@pytest.mark.parametrize("name", AS_PUBLISHED)
+def test_a_hugging_face_model_comes_through_with_the_logits_of_transformers(name, tmp_path, monkeypatch):
+    config = CONFIGS[name]()
+    monkeypatch.setitem(CONFIGS, name, lambda: type(config)(**config.to_dict() | AS_PUBLISHED[name]))
+    model = their_twin(name)
+    write_gguf(open_model(save(model, tmp_path / "theirs")), tmp_path / "model.gguf")
+    prompt = prompts()[0, :20].tolist()
+    (run,) = ask(tmp_path / "model.gguf", prompts=[prompt], new_tokens=30)["runs"]
+    with torch.inference_mode():
+        logits = model(torch.tensor([prompt + run["tokens"]])).logits[0]
+    torch.testing.assert_close(torch.tensor(run["logits"]), logits[:20], rtol=0, atol=1e-4)
+    assert logits[19:-1].argmax(-1).tolist() == run["tokens"]
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 from transformers import Cache
@@ -35,3 +38,11 @@ def check_grows(cache: Cache) -> None:
     """Raise `ValueError` for a cache that hands out places that no token has filled yet."""
     seen, remedy = type(cache).__name__, "use a DynamicCache"
     check(not cache.is_compileable, "past_key_values", "must be a cache that grows with the tokens", seen, remedy)
+
+
+def check_taken(input_ids: Tensor | None, others: Mapping[str, Any]) -> None:
+    """Raise `ValueError` unless there are token ids, and arguments of other models are at most None or False."""
+    for name, value in others.items():
+        taken = value is None or value is False
+        check(taken, name, "is nothing that this model takes", f"a {type(value).__name__}", "leave it out")
+    check(input_ids is not None, "input_ids", "must be given", "none", "pass token ids")

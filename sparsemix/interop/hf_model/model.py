@@ -15,7 +15,7 @@ from transformers.utils.generic import can_return_tuple
 from sparsemix.checks import check
 from sparsemix.interop.hf_model.cache import as_ours
 from sparsemix.interop.hf_model.config import SparsemixConfig
-from sparsemix.interop.hf_model.inputs import check_grows, documents, valid_tokens
+from sparsemix.interop.hf_model.inputs import check_grows, check_taken, documents, valid_tokens
 from sparsemix.interop.hf_model.output import SparsemixOutput, collector, share, total
 from sparsemix.interop.remote_code import write_stubs
 from sparsemix.routers.hashing import HashRouter
@@ -61,16 +61,18 @@ class SparsemixForCausalLM(PreTrainedModel, GenerationMixin):
     def save_pretrained(
         self,
         save_directory: str | PathLike[str],
-        *args: Any,
+        is_main_process: bool = True,
         state_dict: Mapping[str, Tensor] | None = None,
+        *args: Any,
         **options: Any,
     ) -> None:
         """`PreTrainedModel.save_pretrained`, with the decoder's own names and the files of remote code."""
         if not getattr(self, "_hf_peft_config_loaded", False):  # adapters alone are saved, under names of PEFT's
             found = self.state_dict() if state_dict is None else state_dict
             state_dict = {name.removeprefix(f"{self.base_model_prefix}."): tensor for name, tensor in found.items()}
-        super().save_pretrained(save_directory, *args, state_dict=cast(Any, state_dict), **options)
-        write_stubs(Path(save_directory))
+        super().save_pretrained(save_directory, is_main_process, cast(Any, state_dict), *args, **options)
+        if is_main_process:
+            write_stubs(Path(save_directory))
 
     @classmethod
     def register_for_auto_class(cls, auto_class: str | type = "AutoModel") -> None:
@@ -107,15 +109,17 @@ class SparsemixForCausalLM(PreTrainedModel, GenerationMixin):
                 losses then count by this micro-batch's share of it.
             unsupported: what other models take; only None and False are taken here.
         """
-        _check_unsupported(input_ids, unsupported)
+        check_taken(input_ids, unsupported)
         keep_routings = self.config.output_routings if output_routings is None else output_routings
-        document_BS = None
-        if attention_mask is None and past_key_values is None and position_ids is not None:
-            document_BS = documents(position_ids)
+        tokens, document_BS = cast(Tensor, input_ids), None
+        if position_ids is not None:
+            position_ids = position_ids.expand_as(tokens)
+            if attention_mask is None and past_key_values is None:
+                document_BS = documents(position_ids)
         if past_key_values is None and document_BS is None and self._keeps_cache(use_cache):
             past_key_values = DynamicCache(config=self.config)
         output = self.model(
-            **self._tokens(cast(Tensor, input_ids), attention_mask, position_ids, past_key_values),
+            **self._tokens(tokens, attention_mask, position_ids, past_key_values),
             document_BS=document_BS,
             collect=collector(self.losses if self.training else None, keep_routings),
             activation_checkpointing=self.gradient_checkpointing and self.training,
@@ -132,7 +136,7 @@ class SparsemixForCausalLM(PreTrainedModel, GenerationMixin):
         return SparsemixOutput(loss, aux_loss, logits, past_key_values, routings)
 
     def _tokens(
-        self, tokens_BS: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None, past: Cache | None
+        self, tokens_BS: Tensor, attention_mask: Tensor | None, position_BS: Tensor | None, past: Cache | None
     ) -> dict[str, Any]:
         """Arguments of the decoder."""
         length = 0 if past is None else past.get_seq_length()
@@ -144,7 +148,7 @@ class SparsemixForCausalLM(PreTrainedModel, GenerationMixin):
             cache = as_ours(past, len(self.model.blocks), tokens_BS, valid)
         return {
             "tokens_BS": tokens_BS,
-            "position_BS": None if position_ids is None else position_ids.expand_as(tokens_BS),
+            "position_BS": position_BS,
             "valid_BS": None if valid is None else valid[:, length:],
             "cache": cache,
         }
@@ -190,10 +194,3 @@ def _take_saved_names(model: nn.Module, state_dict: dict[str, Tensor], prefix: s
     inner = f"{prefix}{SparsemixForCausalLM.base_model_prefix}."
     for name in [name for name in state_dict if name.startswith(prefix) and not name.startswith(inner)]:
         state_dict[inner + name.removeprefix(prefix)] = state_dict.pop(name)
-
-
-def _check_unsupported(input_ids: Tensor | None, others: Mapping[str, Any]) -> None:
-    for name, value in others.items():
-        rule, taken = "is nothing that this model takes", value is None or value is False
-        check(taken, name, rule, f"a {type(value).__name__}", "leave it out")
-    check(input_ids is not None, "input_ids", "must be given", "none", "pass token ids")

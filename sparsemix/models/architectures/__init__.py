@@ -3,9 +3,10 @@
 from sparsemix.checks import check
 from sparsemix.models.architectures.complete import COMPLETE
 from sparsemix.models.architectures.counted import COUNTED
+from sparsemix.models.architectures.deepseek import DEEPSEEK
 from sparsemix.models.architectures.record import Architecture
 
-ARCHITECTURES: dict[str, Architecture] = COMPLETE | COUNTED
+ARCHITECTURES: dict[str, Architecture] = COMPLETE | DEEPSEEK | COUNTED
 
 __all__ = ["ARCHITECTURES", "Architecture", "architecture"]
 

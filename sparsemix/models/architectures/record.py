@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from sparsemix.models.counts import Counts, Shape
+from sparsemix.models.counts import Counts, Shape, shape_of
 from sparsemix.models.decoder import DecoderConfig
 
 
@@ -31,3 +31,15 @@ class Architecture:
         if self.embedding_is_active:
             return counts
         return replace(counts, parameters_active=counts.parameters_active - counts.parameters_embedding)
+
+
+def runs(source: str, published: str, config: DecoderConfig, *, embedding_is_active: bool = True) -> Architecture:
+    """A model that `Decoder` can be."""
+    return Architecture(
+        source=source,
+        published=published,
+        context=config.context,
+        shape=shape_of(config),
+        decoder=config,
+        embedding_is_active=embedding_is_active,
+    )

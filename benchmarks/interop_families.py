@@ -62,7 +62,7 @@ def compare(family: Family) -> dict[str, Any]:
     register()
     torch.manual_seed(0)
     model = family.tiny()
-    mixtures = [module for module in model.modules() if type(module).__name__ == family.experts]
+    mixtures = family.mixtures(model)
     check(bool(mixtures), family.model.__name__, f"must have {family.experts}", "none")
     randomise(model, family)
     with choices(mixtures) as chosen:
