@@ -11,7 +11,6 @@ from typing import Annotated, Any, Generic, TypeVar
 
 import tyro
 
-from sparsemix.allocator import return_freed_memory
 from sparsemix.checks import check
 from sparsemix.cli.flags import Many, Switch, flatten, parse
 from sparsemix.cli.kinds import begun, choose_kinds
@@ -56,7 +55,6 @@ def run(args: list[str]) -> int:
     if not args or args[0] in ("-h", "--help"):
         print(_help())
         return 0
-    return_freed_memory()
     name, *rest = args
     verb = _verb(name)
     given = _read(name, verb, rest)
