@@ -104,9 +104,9 @@ def write_theirs(model: StoredModel, family: str, folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(document))
 
 
-def held(verb: str, source: Path, out: Path) -> int:
+def held(verb: str, source: Path, out: Path, *flags: str) -> int:
     """Bytes that the verb holds at most, beyond what its process does before it."""
-    line = [sys.executable, str(PROBE), verb, str(source), "--out", str(out)]
+    line = [sys.executable, str(PROBE), *verb.split(), str(source), "--out", str(out), *flags]
     done = subprocess.run(line, capture_output=True, text=True, check=True)
     found = json.loads(done.stdout)
     return found["after"] - found["before"]
