@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def configs(toy: bool) -> dict[str, DecoderConfig]:
     """16 layers of 250 MB each, or next to nothing."""
-    layers, dim, hidden, vocab = (2, 16, 8, 64) if toy else (16, 1024, 2368, 8192)
+    layers, dim, hidden, vocab = (2, 16, 8, 320) if toy else (16, 1024, 2368, 8192)
     gates = {
         "mixtral": (TopKRouterConfig(k=2, gate="topk_softmax"), GLUExpertsConfig(hidden=hidden)),
         "gpt_oss": (TopKRouterConfig(k=2, gate="topk_softmax", bias=True), ClampedGLUExpertsConfig(hidden=hidden)),
