@@ -270,6 +270,9 @@ def test_what_it_does_not_take_is_refused():
         model(tokens, past_key_values=StaticCache(config=model.config, max_cache_len=8))
     with pytest.raises(ValueError, match="past_key_values: not with a mixture of depths"):
         wrapped(**CHANGES["depth"])(tokens, use_cache=True)
+    model.train().activation_checkpointing_enable()
+    with pytest.raises(ValueError, match="past_key_values: not together with gradient checkpointing"):
+        model(tokens, use_cache=True)
 
 
 def test_a_config_that_contradicts_itself_is_refused(tmp_path):
