@@ -84,6 +84,12 @@ def test_virtual_groups_choose_whole_copies(kind, k, gate) -> None:
     check_theory(model, upcycle(model, settings), exact=True)
 
 
+def test_experts_that_all_tie_are_not_chosen_as_whole_copies() -> None:
+    model = dense()
+    settings = UpcycleConfig(num_experts=12, num_shards=3, router=TopKRouterConfig(k=3), router_std=0)
+    check_theory(model, upcycle(model, settings), exact=False)
+
+
 def test_half_a_copy_is_not_the_ffn() -> None:
     model = dense()
     settings = UpcycleConfig(num_experts=12, num_shards=3, router=TopKRouterConfig(k=4), router_std=0.5)
