@@ -80,7 +80,7 @@ def _read(name: str, verb: Verb, args: list[str]) -> Surgery[Any]:
     default = Surgery(models=tyro.MISSING, out=tyro.MISSING, settings=settings)
     given = parse(Surgery[verb.settings], rest, verb=f"surgery {name}", default=default)
     count = len(given.models)
-    check(verb.num_models in (None, count), "PATH", f"must be one with {name}", f"{count} of them", "give one")
+    check(verb.num_models in (None, count), "PATH", f"must be one folder for {name}", count, "give one")
     return given
 
 

@@ -10,6 +10,8 @@ from sparsemix.routers import (
     CosineRouterConfig,
     DenseRouterConfig,
     GroupLimitedRouterConfig,
+    HashRouterConfig,
+    HierarchicalRouterConfig,
     NoisyTopKRouterConfig,
     ReLURouterConfig,
     RouterConfig,
@@ -31,11 +33,11 @@ def sums_to_one(router: RouterConfig, num_experts: int) -> bool:
         case TopKRouterConfig() | CosineRouterConfig() | GroupLimitedRouterConfig():
             of_all = router.gate == "softmax_topk" and router.k == num_experts
             return dropless(router.capacity) and (router.normalize or router.gate == "topk_softmax" or of_all)
-        case NoisyTopKRouterConfig():
+        case NoisyTopKRouterConfig() | HierarchicalRouterConfig():
             return dropless(router.capacity)
         case TopPRouterConfig():
             return router.normalize
-        case DenseRouterConfig():
+        case DenseRouterConfig() | HashRouterConfig():
             return True
         case _:
             return False

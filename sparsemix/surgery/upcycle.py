@@ -61,9 +61,8 @@ def upcycle(model: StoredModel, settings: UpcycleConfig) -> Edited:
     Raises:
         ValueError: the model has mixtures already or no FFN, or it cannot be cut up so.
 
-    Source: sparse upcycling (2212.05055); virtual groups and scaling (2410.07524). Differs: the factor there is for
-    weights that add up to k / E, here for what they add up to; drop-upcycling (2502.19261). Differs: new weights have
-    the mean and the deviation of the matrix, there of the units that are drawn anew.
+    Source: sparse upcycling (2212.05055); virtual groups and scaling (2410.07524), there for weights that add up to
+    k / E only; drop-upcycling (2502.19261), with mean and deviation there of the units that are drawn anew.
     """
     check_dense(model)
     kind = model.config.ffn

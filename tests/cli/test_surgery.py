@@ -73,7 +73,7 @@ def test_an_edit_that_is_not_as_exact_as_theory_says_writes_nothing(edit, monkey
         (["prune", "--keep", "many"], "--keep: must be "),
         (["merge-dense"], "models: must be at least two"),
         (["melt"], "surgery: must be one of upcycle"),
-        (["split", "elsewhere"], "PATH: must be one with split"),
+        (["split", "elsewhere"], "PATH: must be one folder for split, got 2"),
         (["grow", "--noise", "-1"], "GrowConfig: noise: .*greater than or equal to 0"),
     ],
 )
