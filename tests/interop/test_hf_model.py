@@ -260,7 +260,7 @@ def test_a_table_by_token_id_cannot_grow():
 def test_what_it_does_not_take_is_refused():
     model, tokens = wrapped(), random_tokens(1, 4)
     model(tokens, inputs_embeds=None, output_attentions=False)
-    with pytest.raises(ValueError, match="output_hidden_states: is nothing that this model takes"):
+    with pytest.raises(ValueError, match="output_hidden_states: is no argument of this model"):
         model(tokens, output_hidden_states=True)
     with pytest.raises(ValueError, match="input_ids: must be given"):
         model()
