@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,14 +59,17 @@ def open_own(folder: Path, document: dict[str, Any]) -> StoredModel:
     """The model in a folder of our own format, whose config.json is `document`.
 
     Raises:
-        ValueError: it is of a newer version, or its config or its tensors are damaged.
+        ValueError: it is of a newer version, its config or its tensors are damaged, or they disagree.
     """
     where = str(folder / CONFIG)
     document = migrated("config", document, document.get("format_version"), where)
     config = from_json(DecoderConfig, json.dumps(document.get("model")), f"{where}: model")
+    for name, value in derived_fields(config).items():
+        seen = document.get(name, value)
+        check(seen == value, f"{where}: {name}", f"must be {value}, as in model", repr(seen), "correct the config")
     tensors = open_folder(folder)
     check_tensors(tensors.specs, decoder_specs(config), str(folder))
-    facts = read_object(folder / FACTS) if (folder / FACTS).is_file() else {}
+    facts = read_object(folder / FACTS) if (folder / FACTS).is_file() else _said_beside(document)
     return StoredModel(config, tensors, MODEL_TYPE, files_along(folder), facts)
 
 
@@ -95,6 +99,17 @@ def derived_fields(config: DecoderConfig) -> dict[str, Any]:
         "max_position_embeddings": config.context,
         "tie_word_embeddings": config.tie_embeddings,
     }
+
+
+def given_tokens(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The special tokens that a config.json names."""
+    return {name: document[name] for name in SPECIAL if document.get(name) is not None}
+
+
+def _said_beside(document: Mapping[str, Any]) -> dict[str, Any]:
+    """What config.json says of facts, where transformers has saved the model and knows of no others."""
+    losses = document.get("balance_losses")
+    return {"special_tokens": given_tokens(document)} | ({} if losses is None else {"balance_losses": losses})
 
 
 def files_along(folder: Path) -> tuple[Path, ...]:

@@ -237,6 +237,13 @@ def test_the_tokenizer_goes_along_whole(folder: Path, tmp_path: Path) -> None:
     assert {*names} <= {path.name for path in (tmp_path / "ours").iterdir()}
 
 
+def test_our_own_format_whose_numbers_contradict_each_other_is_refused(mixtral: Path, tmp_path: Path) -> None:
+    main(["import", str(mixtral), "--out", str(tmp_path / "ours")])
+    edit(tmp_path / "ours" / CONFIG, lambda document: document.update(hidden_size=31))
+    with pytest.raises(ValueError, match=r"config.json: hidden_size: must be 32, as in model, got 31; correct"):
+        open_model(tmp_path / "ours")
+
+
 def test_our_own_format_of_a_newer_version_is_refused(mixtral: Path, tmp_path: Path) -> None:
     main(["import", str(mixtral), "--out", str(tmp_path / "ours")])
     edit(tmp_path / "ours" / CONFIG, lambda document: document.update(format_version=99))

@@ -72,19 +72,24 @@ def test_what_we_write_means_the_same_to_transformers(model: str) -> None:
     assert meaning(config) == meaning(read(by_transformers({"model_type": family, **keys})))
 
 
-@pytest.mark.parametrize(
-    ("model", "names"),
-    [
-        ("deepseek-v2-lite", ("topk_method", "scoring_func", "n_group", "topk_group", "moe_layer_freq")),
-        ("deepseek-v2", ("topk_method", "scoring_func", "n_group", "topk_group", "moe_layer_freq")),
-        ("deepseek-v3", ("topk_method", "scoring_func", "n_group", "topk_group", "moe_layer_freq")),
-    ],
-)
-def test_what_other_libraries_tell_deepseeks_versions_by_is_written(model: str, names: tuple[str, ...]) -> None:
-    config = read(PUBLISHED[model])
-    keys = said(FAMILIES[PUBLISHED[model]["model_type"]], config)
+@pytest.mark.parametrize("absent", [{"mscale"}, {"mscale_all_dim"}, {"mscale", "mscale_all_dim"}])
+def test_scores_and_keys_are_scaled_as_in_transformers_whatever_of_it_is_said(absent: set[str]) -> None:
+    document = copy.deepcopy(PUBLISHED["deepseek-v2"])
+    for name in absent:
+        del document["rope_scaling"][name]
+    config = read(document)
+    keys = said(FAMILIES["deepseek_v2"], config)
     assert keys is not None
-    assert {name: keys[name] for name in names} == {name: PUBLISHED[model][name] for name in names}
+    assert meaning(config) == meaning(read(by_transformers(document)))
+    assert meaning(config) == meaning(read(by_transformers({"model_type": "deepseek_v2", **keys})))
+
+
+@pytest.mark.parametrize("model", ["deepseek-v2-lite", "deepseek-v2", "deepseek-v3"])
+def test_what_other_libraries_tell_deepseeks_versions_by_is_written(model: str) -> None:
+    keys = said(FAMILIES[PUBLISHED[model]["model_type"]], read(PUBLISHED[model]))
+    assert keys is not None
+    for name in ("topk_method", "scoring_func", "n_group", "topk_group", "moe_layer_freq"):
+        assert keys[name] == PUBLISHED[model][name]
     for name in ("factor", "mscale", "mscale_all_dim", "original_max_position_embeddings"):
         assert keys["rope_scaling"][name] == PUBLISHED[model]["rope_scaling"][name]
 

@@ -177,6 +177,13 @@ def test_a_file_cut_short_after_it_was_opened_is_refused(tmp_path: Path) -> None
         source.read(last)
 
 
+def test_a_file_removed_after_it_was_opened_is_named(tmp_path: Path) -> None:
+    source = open_folder(written(tmp_path / "model"))
+    (tmp_path / "model" / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"model.safetensors: a: must be readable, got No such file or directory"):
+        source.read("a")
+
+
 def test_pickles_are_not_read(tmp_path: Path) -> None:
     torch.save({"a": torch.ones(2)}, tmp_path / "pytorch_model.bin")
     with pytest.raises(ValueError, match=r"got pytorch_model.bin; save the model as safetensors"):
