@@ -13,8 +13,6 @@ import tyro
 from sparsemix.cli.flags import parse, shown_as
 from sparsemix.interop import cast, model_dtype, open_model, write_own
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
 
 @dataclass(frozen=True)
 class Import:
@@ -33,7 +31,7 @@ def run(args: list[str]) -> int:
     given = parse(Import, args, verb="import", default=Import(path=tyro.MISSING, out=tyro.MISSING))
     model = open_model(given.path)
     if given.dtype is not None:
-        model = cast(model, DTYPES[given.dtype])
+        model = cast(model, getattr(torch, given.dtype))
     write_own(model, given.out)
     numbers = sum(math.prod(spec.shape) for spec in model.tensors.specs.values())
     dtype = str(model_dtype(model)).removeprefix("torch.")

@@ -17,8 +17,8 @@ REMEDY = "get the model anew, or correct its config"
 def check_tensors(found: Mapping[str, Spec], expected: Mapping[str, Spec], source: str) -> None:
     """Compare names, shapes and dtypes.
 
-    Floating-point tensors may be narrower or wider than expected, but those that are not float32, as routers are kept,
-    have one dtype.
+    Any floating-point dtype will do, if all tensors have the same one; some, as those of routers, may be float32 beside
+    narrower ones.
 
     Raises:
         ValueError: a tensor is missing, of no use, or of a wrong shape or dtype; names it.

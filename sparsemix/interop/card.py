@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from sparsemix.interop.decoders import model_dtype
@@ -88,7 +87,7 @@ def _training(facts: Mapping[str, Any]) -> str:
     known = {
         "steps": facts.get("steps"),
         "tokens": facts.get("tokens"),
-        "data": ", ".join(map(_source, facts.get("data", ()))) or None,
+        "data": ", ".join(facts.get("data", ())) or None,
         "held-out loss, nats a token": evaluation.get("loss"),
         "held-out bits per byte": evaluation.get("bits_per_byte"),
         "sparsemix": started.get("sparsemix"),
@@ -97,11 +96,6 @@ def _training(facts: Mapping[str, Any]) -> str:
         "seed": started.get("seed"),
     }
     return _table("Training", {name: value for name, value in known.items() if value is not None})
-
-
-def _source(name: str) -> str:
-    """Of text: where it lies on the machine that trained is nobody's business."""
-    return name if name.startswith("hf:") else Path(name).name
 
 
 def _table(title: str, rows: Mapping[str, Any]) -> str:

@@ -13,10 +13,10 @@ from sparsemix.interop.agree import check_tensors
 from sparsemix.interop.card import model_card
 from sparsemix.interop.decoders import cast, decoder_specs
 from sparsemix.interop.families import matching_family, theirs
-from sparsemix.interop.own import CONFIG, FACTS, MODEL_TYPE, check_free, own_config
+from sparsemix.interop.own import CONFIG, FACTS, MODEL_TYPE, NO_ROOM, check_free, own_config, write_json
 from sparsemix.interop.remote_code import write_stubs
 from sparsemix.interop.stored import StoredModel
-from sparsemix.interop.tokenizer_files import special_tokens, write_json, write_tokenizer
+from sparsemix.interop.tokenizer_files import special_tokens, write_tokenizer
 from sparsemix.runs.errors import writing
 from sparsemix.tensors import write_folder
 
@@ -49,7 +49,7 @@ def export_model(model: StoredModel, out: Path, format: Format = "auto", dtype: 
     check_tensors(model.tensors.specs, decoder_specs(model.config), "model")
     model = model if dtype is None else cast(model, dtype)
     document, tensors = (own_config(model), model.tensors) if family == MODEL_TYPE else theirs(model, family)
-    with writing(out), new_folder(out) as folder:
+    with writing(out, NO_ROOM), new_folder(out) as folder:
         write_folder(tensors, folder)
         write_tokenizer(model, folder)
         if family == MODEL_TYPE:

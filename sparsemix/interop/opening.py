@@ -12,14 +12,13 @@ from sparsemix.data import Tokenizer
 from sparsemix.interop.agree import check_tensors
 from sparsemix.interop.decoders import decoder_specs
 from sparsemix.interop.families import open_family
-from sparsemix.interop.own import CONFIG, MODEL_TYPE, files_along, open_own
+from sparsemix.interop.own import CONFIG, MODEL_TYPE, SETTINGS, TOKENIZER, files_along, open_own
 from sparsemix.interop.stored import StoredModel
 from sparsemix.models import DecoderConfig
 from sparsemix.runs import RunError, RunFolder, read_metrics
 from sparsemix.runs.folder import RUN
 from sparsemix.tensors.header import unique_json
 
-TOKENIZER, SETTINGS = "tokenizer.json", "tokenizer_config.json"
 MODEL = "model"
 """What a run's config calls the model, and its checkpoints the file of it."""
 
@@ -94,8 +93,13 @@ def _facts(folder: RunFolder, asked: dict[str, Any], step: int) -> dict[str, Any
     return tokens | {
         "steps": step,
         "tokens": step * asked["batch_size"] * asked["sequence_length"],
-        "data": asked["data"]["sources"],
+        "data": [_name(source) for source in asked["data"]["sources"]],
         "balance_losses": asked.get("balance", {}).get("losses"),
         "evaluation": evaluated[-1]["evaluation"] if evaluated else None,
         "started_with": started,
     }
+
+
+def _name(source: str) -> str:
+    """Of text: where it lies on the machine that trained is nobody's business."""
+    return source if source.startswith("hf:") else Path(source).name

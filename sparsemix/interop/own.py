@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,11 @@ from sparsemix.tensors import open_folder, write_folder
 
 MODEL_TYPE, ARCHITECTURE = "sparsemix", "SparsemixForCausalLM"
 CONFIG, FACTS, GENERATION = "config.json", "training.json", "generation_config.json"
-TOKENIZER = (
-    "tokenizer.json",
-    "tokenizer_config.json",
+TOKENIZER, SETTINGS = "tokenizer.json", "tokenizer_config.json"
+TOKENIZER_FILES = (
+    TOKENIZER,
+    SETTINGS,
+    "tokenizer.model",
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.json",
@@ -33,6 +36,7 @@ TOKENIZER = (
 )
 SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 """What config.json says of tokens; `facts["special_tokens"]` keeps it."""
+NO_ROOM = "free space, or choose another folder"
 
 
 def write_own(model: StoredModel, out: Path) -> None:
@@ -43,26 +47,29 @@ def write_own(model: StoredModel, out: Path) -> None:
     """
     check_free(out)
     check_tensors(model.tensors.specs, decoder_specs(model.config), "model")
-    with writing(out), new_folder(out) as folder:
+    with writing(out, NO_ROOM), new_folder(out) as folder:
         write_folder(model.tensors, folder)
         write_stubs(folder)
         copy_along(model, folder)
-        (folder / FACTS).write_text(json.dumps(dict(model.facts), indent=2) + "\n", encoding="utf-8")
-        (folder / CONFIG).write_text(json.dumps(own_config(model), indent=2) + "\n", encoding="utf-8")
+        write_json(folder / FACTS, dict(model.facts))
+        write_json(folder / CONFIG, own_config(model))
 
 
 def open_own(folder: Path, document: dict[str, Any]) -> StoredModel:
     """The model in a folder of our own format, whose config.json is `document`.
 
     Raises:
-        ValueError: it is of a newer version, or its config or its tensors are damaged.
+        ValueError: it is of a newer version, its config or its tensors are damaged, or they disagree.
     """
     where = str(folder / CONFIG)
     document = migrated("config", document, document.get("format_version"), where)
     config = from_json(DecoderConfig, json.dumps(document.get("model")), f"{where}: model")
+    for name, value in derived_fields(config).items():
+        seen = document.get(name, value)
+        check(seen == value, f"{where}: {name}", f"must be {value}, as in model", repr(seen), "correct the config")
     tensors = open_folder(folder)
     check_tensors(tensors.specs, decoder_specs(config), str(folder))
-    facts = read_object(folder / FACTS) if (folder / FACTS).is_file() else {}
+    facts = read_object(folder / FACTS) if (folder / FACTS).is_file() else _said_beside(document)
     return StoredModel(config, tensors, MODEL_TYPE, files_along(folder), facts)
 
 
@@ -94,9 +101,20 @@ def derived_fields(config: DecoderConfig) -> dict[str, Any]:
     }
 
 
+def given_tokens(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The special tokens that a config.json names."""
+    return {name: document[name] for name in SPECIAL if document.get(name) is not None}
+
+
+def _said_beside(document: Mapping[str, Any]) -> dict[str, Any]:
+    """What config.json says of facts, where transformers has saved the model and knows of no others."""
+    losses = document.get("balance_losses")
+    return {"special_tokens": given_tokens(document)} | ({} if losses is None else {"balance_losses": losses})
+
+
 def files_along(folder: Path) -> tuple[Path, ...]:
     """The tokenizer and generation settings in a folder."""
-    return tuple(folder / name for name in (*TOKENIZER, GENERATION) if (folder / name).is_file())
+    return tuple(folder / name for name in (*TOKENIZER_FILES, GENERATION) if (folder / name).is_file())
 
 
 def copy_along(model: StoredModel, folder: Path) -> None:
@@ -106,9 +124,15 @@ def copy_along(model: StoredModel, folder: Path) -> None:
 
 
 def check_free(out: Path) -> None:
-    """Raise `ValueError` unless `out` is a new or an empty folder."""
+    """Raise `ValueError` unless `out` is a new or an empty folder, which a finished one can be put in place of."""
+    check(out.resolve() != Path.cwd(), "out", "must not be the current folder", out, "name a new one in it")
     free = not out.exists() or (out.is_dir() and not any(out.iterdir()))
     check(free, "out", "must be a new or an empty folder", f"{out} with other things", "choose another")
+
+
+def write_json(path: Path, document: dict[str, Any]) -> None:
+    """Write an object, indented."""
+    path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_object(path: Path) -> dict[str, Any]:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from sparsemix.data.tokenizer import END
-from sparsemix.interop.own import GENERATION, SPECIAL, copy_along, read_object
+from sparsemix.interop.own import GENERATION, SETTINGS, SPECIAL, TOKENIZER, copy_along, read_object, write_json
 from sparsemix.interop.stored import StoredModel
-
-TOKENIZER, SETTINGS = "tokenizer.json", "tokenizer_config.json"
 
 
 def special_tokens(model: StoredModel) -> dict[str, Any]:
@@ -35,11 +32,6 @@ def write_tokenizer(model: StoredModel, folder: Path) -> None:
     if GENERATION not in there:
         uncached = {"use_cache": False} if model.config.depth is not None else {}
         write_json(folder / GENERATION, tokens | uncached)
-
-
-def write_json(path: Path, document: dict[str, Any]) -> None:
-    """Write an object, indented."""
-    path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _settings(model: StoredModel) -> dict[str, Any]:

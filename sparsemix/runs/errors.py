@@ -14,7 +14,7 @@ class RunError(ValueError):
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing(path: Path, remedy: str = "free space and resume") -> Iterator[None]:
     """Turn failures to write into one line.
 
     Raises:
@@ -23,7 +23,7 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        raise RunError(f"{path}: could not be written, got {_reason(error)}; free space and resume") from error
+        raise RunError(f"{path}: could not be written, got {_reason(error)}; {remedy}") from error
 
 
 def _reason(error: BaseException) -> str:

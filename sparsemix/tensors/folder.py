@@ -30,13 +30,16 @@ class Stored:
         """The tensor, in memory of its own.
 
         Raises:
-            ValueError: the file became shorter since it was opened.
+            ValueError: the file became shorter since it was opened, or cannot be read.
         """
         path, offset, spec = self.places[name]
         data = torch.empty(spec.nbytes, dtype=torch.uint8)
-        with path.open("rb", buffering=0) as file:
-            file.seek(offset)
-            _fill(file, data.numpy().data, f"{path}: {name}")
+        try:
+            with path.open("rb", buffering=0) as file:
+                file.seek(offset)
+                _fill(file, data.numpy().data, f"{path}: {name}")
+        except OSError as error:  # told apart from those of whoever writes what is read here
+            raise ValueError(f"{path}: {name}: must be readable, got {error.strerror}; {BROKEN}") from None
         return data.view(spec.dtype).view(spec.shape)
 
 

@@ -31,7 +31,9 @@ def test_our_own_format_in_another_dtype(trained, sparsemix):
     assert sparsemix("export", trained.run, "--out", "out", "--format", "sparsemix", "--dtype", "bfloat16").code == 0
     with safe_open("out/model.safetensors", "pt") as file:
         assert str(file.get_tensor("embedding.weight").dtype) == "torch.bfloat16"
-    assert open_model(Path("out")).facts["steps"] == 6
+    facts = open_model(Path("out")).facts
+    assert (facts["steps"], facts["data"]) == (6, ["text"])
+    assert str(trained.text.parent) not in Path("out/training.json").read_text()
 
 
 def test_a_file_for_llama_cpp(trained, sparsemix):

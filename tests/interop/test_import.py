@@ -151,6 +151,15 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a missing key": (configured(num_attention_heads=None), "num_attention_heads: must be given, got none"),
     "a wrong type": (configured(vocab_size="many"), "vocab_size: .*, got 'many'"),
+    "no number where one counts": (
+        configured(hidden_size="32"),
+        "config.json: must have values that can be computed with",
+    ),
+    "heads that are none": (
+        configured(num_attention_heads=0),
+        "config.json: must have values that can be computed with",
+    ),
+    "a list for a family": (configured(model_type=["mixtral"]), r"model_type: must be one of .*, got \['mixtral'\]"),
     "too few experts": (configured(num_experts_per_tok=5), "k: must be in 1..num_experts, got k=5 with num_experts=4"),
     "quantised": (
         configured(quantization_config={"quant_method": "mxfp4"}),
@@ -204,6 +213,35 @@ def test_a_folder_with_other_things_is_left_alone(
     assert main(["import", str(mixtral), "--out", str(tmp_path)]) == 2
     assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
     assert "out: must be a new or an empty folder" in capsys.readouterr().err
+
+
+def test_the_current_folder_is_refused(
+    mixtral: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["import", str(mixtral), "--out", "."]) == 2
+    assert capsys.readouterr().err.startswith("error: out: must not be the current folder, got .;")
+
+
+def test_the_tokenizer_goes_along_whole(folder: Path, tmp_path: Path) -> None:
+    names = (
+        "tokenizer.json",
+        "tokenizer.model",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+        "special_tokens_map.json",
+    )
+    for name in names:
+        (folder / name).write_text("{}")
+    assert main(["import", str(folder), "--out", str(tmp_path / "ours")]) == 0
+    assert {*names} <= {path.name for path in (tmp_path / "ours").iterdir()}
+
+
+def test_our_own_format_whose_numbers_contradict_each_other_is_refused(mixtral: Path, tmp_path: Path) -> None:
+    main(["import", str(mixtral), "--out", str(tmp_path / "ours")])
+    edit(tmp_path / "ours" / CONFIG, lambda document: document.update(hidden_size=31))
+    with pytest.raises(ValueError, match=r"config.json: hidden_size: must be 32, as in model, got 31; correct"):
+        open_model(tmp_path / "ours")
 
 
 def test_our_own_format_of_a_newer_version_is_refused(mixtral: Path, tmp_path: Path) -> None:

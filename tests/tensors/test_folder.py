@@ -72,6 +72,15 @@ def test_tensors_that_are_read_belong_to_the_reader(tmp_path: Path) -> None:
     assert torch.equal(source.read("a"), TENSORS["a"])
 
 
+def test_files_may_be_links_as_in_the_hubs_cache(tmp_path: Path) -> None:
+    folder = written(tmp_path / "model", shard_bytes=64)
+    (tmp_path / "blobs").mkdir()
+    for shard in folder.glob("*.safetensors"):
+        shard.symlink_to(shard.rename(tmp_path / "blobs" / shard.name))
+    source = open_folder(folder)
+    assert all(torch.equal(source.read(name), tensor) for name, tensor in TENSORS.items())
+
+
 def edit_header(path: Path, change: Callable[[dict], None]) -> None:
     data = path.read_bytes()
     (length,) = struct.unpack("<Q", data[:8])
@@ -166,6 +175,13 @@ def test_a_file_cut_short_after_it_was_opened_is_refused(tmp_path: Path) -> None
     cut(tmp_path / "model" / "model.safetensors", -64)
     with pytest.raises(ValueError, match=f"{last}: must have"):
         source.read(last)
+
+
+def test_a_file_removed_after_it_was_opened_is_named(tmp_path: Path) -> None:
+    source = open_folder(written(tmp_path / "model"))
+    (tmp_path / "model" / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"model.safetensors: a: must be readable, got No such file or directory"):
+        source.read("a")
 
 
 def test_pickles_are_not_read(tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ ACTIVATIONS = {
     "relu": "relu",
 }
 """Their names of activations -> ours."""
+WINDOW = 4096
+"""The usual `sliding_window` of Mistral and Qwen, where it is used and the key is missing."""
 THEIR_ACTIVATIONS = {"silu": "silu", "gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "relu": "relu"}
 EXPERTS_KEYS = ("num_experts", "num_local_experts", "n_routed_experts")
 """What the number of experts goes by; transformers 5 writes another name than the hub has, in some families."""
@@ -140,7 +142,8 @@ def read_activation(keys: Keys) -> Any:
 
 def read_window(keys: Keys, layers: tuple[int, ...]) -> WindowConfig | None:
     """The window of Qwen's configs, in `layers` where these do not list the kind of every layer themselves."""
-    size, used, kinds = keys.get("sliding_window"), keys.get("use_sliding_window", False), keys.get("layer_types")
+    size, used = keys.nullable("sliding_window", WINDOW), keys.get("use_sliding_window", False)
+    kinds = keys.get("layer_types")
     if kinds is not None:
         layers = windowed(keys, kinds)
     return WindowConfig(size=size, layers=layers) if used and size and layers else None
@@ -175,8 +178,7 @@ def window_keys(config: DecoderConfig) -> dict[str, Any]:
 
 
 def normalizes(router: TopKRouterConfig) -> bool:
-    """Whether the weights of the chosen experts sum to 1, as a softmax among them and one over all divided by its sum
-    over them both have it."""
+    """Whether the weights of the chosen experts sum to 1: those of a softmax over the chosen alone always do."""
     return router.gate == "topk_softmax" or router.normalize
 
 

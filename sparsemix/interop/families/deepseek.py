@@ -28,6 +28,10 @@ EPS = 1e-6
 """In the norms of latents, whatever the config says of others."""
 IGNORED = ("ep_size", "aux_loss_alpha", "seq_aux", "num_nextn_predict_layers", "head_dim", "qk_head_dim")
 """Of training, or said by other keys too."""
+V2_KEYS = {"scoring_func": "softmax", "norm_topk_prob": False}
+V3_KEYS = {"scoring_func": "sigmoid", "topk_method": "noaux_tc"}
+"""How the routers differ: transformers knows it by the family, but libraries that run both by the same code read it."""
+ONE_GROUP = {"n_group": 1, "topk_group": 1}
 
 
 def table(config: DecoderConfig) -> Table:
@@ -71,16 +75,15 @@ def v2_to_ours(keys: Keys) -> DecoderConfig:
             normalize=False,
             selection_bias=None,
         )
-    return _read(keys, router, scale=1.0, shared=2)
+    return _read(keys, router, scale=1.0, shared=2, dense=0)
 
 
 def v2_to_theirs(config: DecoderConfig) -> dict[str, Any] | None:
     match config.moe:
         case MoEConfig(router=TopKRouterConfig() as router):
-            return _written(config, router.k, {"topk_method": "greedy", "norm_topk_prob": False})
+            return _written(config, router.k, V2_KEYS | ONE_GROUP | {"topk_method": "greedy"})
         case MoEConfig(router=GroupLimitedRouterConfig() as router):
-            own = {"topk_method": "group_limited_greedy", "norm_topk_prob": False}
-            return _written(config, router.k, own | _groups(router))
+            return _written(config, router.k, V2_KEYS | _groups(router) | {"topk_method": "group_limited_greedy"})
     return None
 
 
@@ -95,22 +98,22 @@ def v3_to_ours(keys: Keys) -> DecoderConfig:
         normalize=keys.get("norm_topk_prob", True),
         selection_bias=SelectionBiasConfig(),
     )
-    return _read(keys, router, scale=2.5, shared=1)
+    return _read(keys, router, scale=2.5, shared=1, dense=3)
 
 
 def v3_to_theirs(config: DecoderConfig) -> dict[str, Any] | None:
     match config.moe:
         case MoEConfig(router=GroupLimitedRouterConfig() as router):
-            return _written(config, router.k, {"norm_topk_prob": router.normalize} | _groups(router))
+            return _written(config, router.k, V3_KEYS | _groups(router) | {"norm_topk_prob": router.normalize})
         case MoEConfig(router=TopKRouterConfig() as router):
-            return _written(config, router.k, {"norm_topk_prob": router.normalize, "n_group": 1, "topk_group": 1})
+            return _written(config, router.k, V3_KEYS | ONE_GROUP | {"norm_topk_prob": router.normalize})
     return None
 
 
 def _read(
-    keys: Keys, router: TopKRouterConfig | GroupLimitedRouterConfig, *, scale: float, shared: int
+    keys: Keys, router: TopKRouterConfig | GroupLimitedRouterConfig, *, scale: float, shared: int, dense: int
 ) -> DecoderConfig:
-    """The decoder with this router; `scale` and `shared` are where the keys say nothing."""
+    """The decoder with this router; `scale`, `shared` and `dense` are for where the keys say nothing."""
     keys.only("moe_layer_freq", 1)
     keys.skip(*IGNORED)
     activation, hidden = read_activation(keys), keys.take("moe_intermediate_size")
@@ -127,7 +130,7 @@ def _read(
         attention=_attention(keys),
         moe=moe,
         ffn=GLUExpertsConfig(hidden=keys.take("intermediate_size"), activation=activation),
-        dense_first=keys.get("first_k_dense_replace", 0),
+        dense_first=keys.get("first_k_dense_replace", dense),
     )
 
 
@@ -137,7 +140,7 @@ def _attention(keys: Keys) -> LatentAttentionConfig:
     nope_dim, rope_dim = keys.take("qk_nope_head_dim"), keys.take("qk_rope_head_dim")
     return LatentAttentionConfig(
         num_heads=num_heads,
-        q_rank=keys.get("q_lora_rank"),
+        q_rank=keys.nullable("q_lora_rank", 1536),
         kv_rank=keys.take("kv_lora_rank"),
         nope_dim=nope_dim,
         rope_dim=rope_dim,
@@ -162,6 +165,7 @@ def _written(config: DecoderConfig, k: int, router: dict[str, Any]) -> dict[str,
                 **decoder_keys(config),
                 **_attention_keys(attention),
                 **router,
+                "moe_layer_freq": 1,
                 "first_k_dense_replace": min(config.moe_layers, default=config.num_layers),
                 "intermediate_size": hidden,
                 "n_routed_experts": moe.num_experts,

@@ -29,7 +29,7 @@ def said(family: Family, config: DecoderConfig) -> dict[str, Any] | None:
     if keys is None:
         return None
     try:
-        back = family.to_ours(Keys(keys, family.name))
+        back = family.read(Keys(keys, family.name))
     except ValueError:  # it has no such value
         return None
     return keys if canonical(back) == canonical(config) else None

@@ -20,6 +20,22 @@ class Family(NamedTuple):
     to_ours: Callable[[Keys], DecoderConfig]
     """The decoder that keys describe; takes every key, or refuses by name what our decoder cannot be."""
     to_theirs: Callable[[DecoderConfig], dict[str, Any] | None]
-    """The keys that come nearest to a decoder; None where none come near. Whether they say it all is for `to_ours`."""
+    """Keys that may describe a decoder; None where none can. Whether they do shows when `to_ours` reads them back."""
     table: Callable[[DecoderConfig], Table]
     """The rules for its tensors."""
+
+    def read(self, keys: Keys) -> DecoderConfig:
+        """The decoder that keys describe, which may come from anywhere.
+
+        Raises:
+            ValueError: a key is missing or not known, or says what our decoder cannot be.
+        """
+        try:
+            return self.to_ours(keys)
+        except (
+            TypeError,
+            AttributeError,
+            ArithmeticError,
+        ) as error:  # computing with a string, or with heads that are 0
+            rule = "must have values that can be computed with"
+            raise ValueError(f"{keys.source}: {rule}, got {error}; get the model anew") from None

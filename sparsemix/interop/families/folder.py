@@ -18,7 +18,7 @@ from sparsemix.interop.families.every import FAMILIES, said
 from sparsemix.interop.families.family import Family
 from sparsemix.interop.families.keys import ELSEWHERE, Keys
 from sparsemix.interop.families.rules import Rule
-from sparsemix.interop.own import CONFIG, SPECIAL, files_along
+from sparsemix.interop.own import CONFIG, files_along, given_tokens
 from sparsemix.interop.stored import StoredModel
 from sparsemix.models import DecoderConfig
 from sparsemix.tensors import Derived, Recipe, Spec, TensorSource, open_folder
@@ -44,15 +44,15 @@ def open_family(folder: Path, document: Mapping[str, Any]) -> StoredModel:
     where = str(folder / CONFIG)
     name = document.get("model_type")
     rule = f"must be one of {', '.join(FAMILIES)}, which our decoder can be"
-    check(name in FAMILIES, f"{where}: model_type", rule, repr(name), ELSEWHERE)
+    check(str(name) in FAMILIES, f"{where}: model_type", rule, repr(name), ELSEWHERE)
+    family, keys = FAMILIES[str(name)], Keys(document, where)
     remedy = "save it from transformers with its weights dequantised to bfloat16"
-    quantized = document.get("quantization_config")
+    quantized = keys.get("quantization_config")
     check(quantized is None, f"{where}: quantization_config", "must be none", repr(quantized), remedy)
-    family = FAMILIES[str(name)]
-    config = family.to_ours(Keys(document, where))
+    config = family.read(keys)
     tensors = open_folder(folder)
     check_tensors(tensors.specs, their_specs(family, config), str(folder))
-    facts = {"special_tokens": {key: document[key] for key in SPECIAL if document.get(key) is not None}}
+    facts = {"special_tokens": given_tokens(document)}
     return StoredModel(config, from_theirs(family, config, tensors), family.name, files_along(folder), facts)
 
 

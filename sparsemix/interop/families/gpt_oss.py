@@ -34,7 +34,8 @@ TABLE: Table = NAMES | {
 }
 THETA = 150_000.0
 YARN = YarnConfig(factor=32.0, original_context=4096, truncate=False)
-"""Where a config says nothing of positions."""
+WINDOW = 128
+"""Where a config says nothing of positions or of a window."""
 
 
 def to_ours(keys: Keys) -> DecoderConfig:
@@ -47,7 +48,7 @@ def to_ours(keys: Keys) -> DecoderConfig:
         alpha=keys.get("swiglu_alpha", 1.702),
     )
     router = TopKRouterConfig(k=keys.take("num_experts_per_tok"), gate="topk_softmax", bias=True)
-    said = keys.peek("rope_parameters") or keys.peek("rope_scaling")
+    said = keys.has("rope_parameters") or keys.has("rope_scaling")
     rope = read_rope(keys, THETA) if said else Rope(keys.get("rope_theta", THETA), YARN)
     return read_decoder(
         keys,
@@ -80,7 +81,7 @@ def to_theirs(config: DecoderConfig) -> dict[str, Any] | None:
 
 
 def _window(keys: Keys) -> WindowConfig | None:
-    size, num_layers = keys.get("sliding_window"), keys.peek("num_hidden_layers")
+    size, num_layers = keys.nullable("sliding_window", WINDOW), keys.peek("num_hidden_layers")
     kinds = keys.get("layer_types")
     layers = tuple(range(0, num_layers, 2)) if kinds is None else windowed(keys, kinds)
     return WindowConfig(size=size, layers=layers) if size and layers else None

@@ -8,6 +8,7 @@ from typing import Any
 from sparsemix.checks import check
 
 OF_NO_ACCOUNT = (
+    "_attn_implementation_autoset",
     "_name_or_path",
     "architectures",
     "attention_dropout",
@@ -31,6 +32,8 @@ OF_NO_ACCOUNT = (
     "router_jitter_noise",
     "torch_dtype",
     "transformers_version",
+    "unsloth_fixed",
+    "unsloth_version",
     "use_cache",
 )
 """Keys of any family that change nothing of what the model computes."""
@@ -50,9 +53,9 @@ class Keys:
         Raises:
             ValueError: there is none.
         """
-        given = self._left.get(name) is not None
-        check(given, f"{self.source}: {name}", "must be given", "none", "get the model anew")
-        return self._left.pop(name)
+        value = self.peek(name)
+        self.skip(name)
+        return value
 
     def take_one(self, *names: str) -> Any:
         """The value of a key that goes by several names, of which the first is the usual one.
@@ -68,9 +71,23 @@ class Keys:
         value = self._left.pop(name, None)
         return default if value is None else value
 
+    def nullable(self, name: str, default: Any) -> Any:
+        """The value of a key, null too, which says something here, or `default` where it is missing."""
+        return self._left.pop(name, default)
+
     def peek(self, name: str) -> Any:
-        """The value of a key that another will take; None where there is none."""
-        return self._left.get(name)
+        """The value of a key that is taken elsewhere.
+
+        Raises:
+            ValueError: there is none.
+        """
+        value = self._left.get(name)
+        check(value is not None, f"{self.source}: {name}", "must be given", "none", "get the model anew")
+        return value
+
+    def has(self, name: str) -> bool:
+        """Whether a key is given, and neither null nor empty."""
+        return bool(self._left.get(name))
 
     def only(self, name: str, value: Any) -> None:
         """Take a key that may be missing.

@@ -9,6 +9,7 @@ from sparsemix.interop.families.common import (
     DENSE,
     NAMES,
     THEIR_ACTIVATIONS,
+    WINDOW,
     attention_keys,
     decoder_keys,
     read_activation,
@@ -38,7 +39,7 @@ def llama_to_theirs(config: DecoderConfig) -> dict[str, Any] | None:
 
 
 def mistral_to_ours(keys: Keys) -> DecoderConfig:
-    window = keys.get("sliding_window")
+    window = keys.nullable("sliding_window", WINDOW)
     return read_decoder(
         keys,
         attention=read_attention(keys, read_rope(keys)),

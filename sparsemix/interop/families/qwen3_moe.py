@@ -11,6 +11,7 @@ from sparsemix.interop.families.common import (
     EXPERTS_KEYS,
     NAMES,
     THEIR_ACTIVATIONS,
+    WINDOW,
     attention_keys,
     decoder_keys,
     dense_keys,
@@ -32,8 +33,11 @@ TABLE = NAMES | DENSE | EXPERTS
 def to_ours(keys: Keys) -> DecoderConfig:
     activation = read_activation(keys)
     bias = "qkvo" if keys.get("attention_bias", False) else "none"
-    window, used = keys.get("sliding_window"), keys.get("use_sliding_window", False)
+    window, used = keys.nullable("sliding_window", WINDOW), keys.get("use_sliding_window", False)
     keys.skip("max_window_layers")  # in the published configs, and read by nobody
+    keys.only("use_qk_norm", True)  # this and the next two: Qwen3-Coder's config has them
+    keys.only("qkv_bias", False)
+    keys.only("shared_expert_intermediate_size", 0)
     moe = MoEConfig(
         num_experts=keys.take_one(*EXPERTS_KEYS),
         router=TopKRouterConfig(k=keys.take("num_experts_per_tok"), normalize=keys.get("norm_topk_prob", False)),

@@ -113,6 +113,13 @@ def _yarn_keys(yarn: YarnConfig, softmax_scale: float) -> dict[str, Any]:
     if yarn.attention_factor is not None:
         keys["attention_factor"] = yarn.attention_factor
     if yarn.factor > 1 and not math.isclose(softmax_scale, 1.0):
-        # what it was made of had few digits, so that rounding finds it again
-        keys["mscale_all_dim"] = round((math.sqrt(softmax_scale) - 1) / (0.1 * math.log(yarn.factor)), 9)
+        magnitude = math.sqrt(softmax_scale)
+        keys["mscale_all_dim"] = _magnified_by(magnitude, yarn.factor)
+        keys["attention_factor"] = yarn.scale  # transformers takes this; libraries that do not know it take mscale
+        keys["mscale"] = _magnified_by(magnitude * yarn.scale, yarn.factor)
     return keys
+
+
+def _magnified_by(magnitude: float, factor: float) -> float:
+    """The inverse of `_magnitude`; it had few digits, so that rounding finds it again."""
+    return round((magnitude - 1) / (0.1 * math.log(factor)), 9)

@@ -113,7 +113,7 @@ class AlternatingTransposed(Same):
 
 
 class TurningPairs(Same):
-    """The last rows of every head turn with the position: there pairs are neighbours, here half of the rows apart.
+    """The last rows of every head turn with the position, in pairs: neighbours there, half of these rows apart in ours.
 
     Args:
         name: theirs.
