@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def configs(toy: bool) -> dict[str, DecoderConfig]:
     """16 layers of 250 MB each, or next to nothing."""
-    layers, dim, hidden, vocab = (2, 16, 8, 64) if toy else (16, 1024, 2368, 8192)
+    layers, dim, hidden, vocab = (2, 16, 8, 320) if toy else (16, 1024, 2368, 8192)
     gates = {
         "mixtral": (TopKRouterConfig(k=2, gate="topk_softmax"), GLUExpertsConfig(hidden=hidden)),
         "gpt_oss": (TopKRouterConfig(k=2, gate="topk_softmax", bias=True), ClampedGLUExpertsConfig(hidden=hidden)),
@@ -104,9 +104,9 @@ def write_theirs(model: StoredModel, family: str, folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(document))
 
 
-def held(verb: str, source: Path, out: Path) -> int:
+def held(verb: str, source: Path, out: Path, *flags: str) -> int:
     """Bytes that the verb holds at most, beyond what its process does before it."""
-    line = [sys.executable, str(PROBE), verb, str(source), "--out", str(out)]
+    line = [sys.executable, str(PROBE), *verb.split(), str(source), "--out", str(out), *flags]
     done = subprocess.run(line, capture_output=True, text=True, check=True)
     found = json.loads(done.stdout)
     return found["after"] - found["before"]

@@ -1,4 +1,4 @@
-"""Freed memory is kept, where the C library can."""
+"""Freed memory is kept or given back, as asked, where the C library can."""
 
 import platform
 import subprocess
@@ -24,6 +24,34 @@ print(faults() - before)
 """
 
 
+STREAM = """
+import resource, sys
+import torch
+from sparsemix.allocator import keep_freed_memory, return_freed_memory
+keep_freed_memory()
+if sys.argv[1] == "return":
+    assert return_freed_memory()
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before, small = peak(), []
+for size in range(60):
+    large = [torch.ones(2**20 + size * 2**16) for _ in range(2)]
+    small.append(torch.ones(2**14))
+    del large
+print((peak() - before) // 1024)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_what_streams_through_memory_leaves_no_holes_in_it():
+    found = {}
+    for mode in ("return", "keep"):
+        ran = subprocess.run((sys.executable, "-c", STREAM, mode), capture_output=True, text=True, check=True)
+        found[mode] = int(ran.stdout)
+    assert found["return"] < 60  # two blocks of 20 MiB at most
+    assert found["keep"] > 2 * found["return"]
+
+
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 def test_a_step_is_not_faulted_in_again():
     found = {}
@@ -38,3 +66,4 @@ def test_elsewhere_it_says_that_it_did_nothing(monkeypatch):
 
     monkeypatch.setattr(sys, "platform", "darwin")
     assert allocator.keep_freed_memory() is False
+    assert allocator.return_freed_memory() is False

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 
 import sparsemix
-from sparsemix.allocator import keep_freed_memory
+from sparsemix.allocator import keep_freed_memory, return_freed_memory
 from sparsemix.cli.errors import user_error
 
 # Written out by hand, so that the root's help imports no verb, and so neither torch nor numpy nor pydantic.
@@ -66,8 +66,7 @@ def _dispatch(args: list[str]) -> int:
         near = difflib.get_close_matches(verb, VERBS, n=1)
         remedy = f"did you mean {near[0]}?" if near else "see sparsemix --help"
         raise ValueError(f"verb: must be one of {', '.join(VERBS)}, got {verb!r}; {remedy}")
-    if verb not in STREAMING:
-        keep_freed_memory()
+    return_freed_memory() if verb in STREAMING else keep_freed_memory()
     module = f"{verb}_" if keyword.iskeyword(verb) else verb
     return importlib.import_module(f"sparsemix.cli.{module}").run(rest)
 

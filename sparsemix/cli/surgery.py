@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -111,9 +112,24 @@ def _shown(facts: dict[str, Any]) -> dict[str, Any]:
             "bits per byte before": f"{before:.4f}",
             "bits per byte after": f"{after:.4f} ({after - before:+.4f})",
         },
-        **({"decided": facts["decisions"]} if facts["decisions"] else {}),
+        **({"decided": _decided(facts["decisions"])} if facts["decisions"] else {}),
         "written": f"{facts['out']}, {format}",
     }
+
+
+def _decided(decisions: Mapping[str, Any]) -> dict[str, str]:
+    """A line for each block, where every block has decisions of its own."""
+    layers = decisions.get("layers", {})
+    found = {f"block {layer}": one for layer, one in layers.items()} if layers else decisions
+    return {name: _short(one) for name, one in found.items()}
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "; ".join(f"{name} {_short(one)}" for name, one in value.items() if one is not None)
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return " ".join(map(_short, value))
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _write(model: StoredModel, facts: dict[str, Any], out: Path) -> str:

@@ -59,6 +59,9 @@ class TextConfig:
         row = min(self.row, model.config.context)
         texts = sample_evenly(_texts(self.sources), CHARACTERS_A_TOKEN * self.tokens)
         token_T, bytes_T = _encoded(tokenizer_of(model), texts)
+        largest, rule = int(token_T.max(initial=0)), "must give ids that the model has"
+        fits = largest < model.config.vocab_size
+        check(fits, "tokenizer", rule, f"{largest} with vocab_size={model.config.vocab_size}", "use the model's own")
         count = len(token_T) // row
         seen, remedy = f"{len(token_T)} tokens", f"give more of it, or rows shorter than {row}"
         check(count > 0, "text", "must have a row of tokens", seen, remedy)

@@ -1,19 +1,31 @@
 """Each benchmark runs on a toy size and writes a result that says what was measured on what; no time is judged."""
 
-import importlib
+import importlib.util
 import json
+import sys
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 
-NEED_TRANSFORMERS = ("layer", "generation", "train_throughput", "interop", "interop_families")
+NEED_TRANSFORMERS = ("layer", "generation", "train_throughput", "interop", "interop_families", "interop_memory")
 THEIRS = tuple(f"transformers {name}" for name in ("grouped_mm", "eager", "batched_mm"))
+
+
+def script(name) -> ModuleType:
+    """By its path: `interop` is also what a folder of tests is called."""
+    path = next(Path(folder, f"{name}.py") for folder in sys.path if Path(folder, "harness.py").is_file())
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def run(name, folder, *options):
     if name in NEED_TRANSFORMERS:
         pytest.importorskip("transformers")
-    importlib.import_module(name).main(["--toy", "--rounds", "2", "--threads", "1", "--out", str(folder), *options])
+    script(name).main(["--toy", "--rounds", "2", "--threads", "1", "--out", str(folder), *options])
     (path,) = folder.iterdir()
     assert path.name == f"{name}.json"
     return json.loads(path.read_text())
@@ -62,8 +74,8 @@ def test_interop(tmp_path):
 
 def test_experts_of_families_keep_their_shape_where_they_are_scaled_down():
     pytest.importorskip("transformers")
-    interop = importlib.import_module("interop")
-    named = {family.name: family for family in importlib.import_module("families").families()}
+    interop = script("interop")
+    named = {family.name: family for family in interop.families()}
     shape = interop.scaled(named["mixtral"])  # 4096 by 14336, 8 experts, 2 a token
     assert (shape.tokens, shape.experts, shape.k) == (2048, 8, 2)
     assert shape.hidden / shape.dim == pytest.approx(14336 / 4096, rel=0.05)
@@ -167,3 +179,16 @@ def test_gpu_layer_refuses_wrong_values():
     gpu_layer.check_values("ours", ours.our_layer(moe), expected, shape, moe)
     with pytest.raises(ValueError, match=r"y and dx of another: must agree within 0\.05"):
         gpu_layer.check_values("another", ours.our_layer(other), expected, shape, other)
+
+
+def test_interop_memory(tmp_path):
+    result = run("interop_memory", tmp_path)
+    assert [one["family"] for one in result["measured"]] == ["mixtral", "gpt_oss"]
+    assert all(claim["limit"] == "at most 1.0" for one in result["measured"] for claim in one["claims"])
+
+
+@pytest.mark.slow
+def test_surgery_memory(tmp_path):
+    result = run("surgery_memory", tmp_path)
+    assert {one["verb"].partition(",")[0] for one in result["measured"]} >= {"upcycle", "prune", "merge-experts"}
+    assert all(one["layer_bytes"] > 0 for one in result["measured"])

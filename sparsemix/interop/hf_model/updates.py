@@ -20,9 +20,7 @@ Statistics = list[Tensor | None]
 class RouterUpdates(TrainerCallback):
     """Lets routers follow their load once an optimiser step: selection biases, ReMoE's coefficient, thresholds.
 
-    Routers that do not follow their load are left alone.
-
-    >>> trainer = Trainer(model, args, train_dataset=texts, callbacks=[RouterUpdates()])  # doctest: +SKIP
+    Routers that do not follow their load are left alone. For `Trainer(model, ..., callbacks=[RouterUpdates()])`.
     """
 
     def __init__(self) -> None:

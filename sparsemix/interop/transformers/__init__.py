@@ -1,4 +1,4 @@
-"""What transformers is told of: our kernels for the experts of its mixtures, and our decoder as a model of its own kind."""
+"""What transformers is told of: our kernels for its mixtures, and our decoder as a model of its own kind."""
 
 from __future__ import annotations
 
