@@ -166,7 +166,7 @@ def _of_stranger(path: Path, kind: object, asked: Asked) -> Iterator[Finding]:
     _check_no_layers(asked, f"the family {kind}, which our decoder cannot be")
     check_room(open_folder(path).specs, asked.torch_device, "verify it on a machine with more memory")
     document = _read_object(path / CONFIG)
-    vocab_size = document.get("vocab_size") or (document.get("text_config") or {}).get("vocab_size")
+    vocab_size: Any = document.get("vocab_size") or (document.get("text_config") or {}).get("vocab_size")
     check(isinstance(vocab_size, int), f"{path / CONFIG}: vocab_size", "must be a number", vocab_size, "give it")
     tokens_BS = some_tokens(int(vocab_size), asked.tokens, tuple(path.glob("tokenizer.json")))
     reason = f"the family {kind} is none that our decoder can be"

@@ -34,7 +34,7 @@ def check_logits(folder: Path, decoder: Decoder, tokens_BS: Tensor) -> Finding:
     expected = theirs(input_ids=tokens_BS, use_cache=False).logits
     with evaluating(decoder):
         actual = decoder.logits(decoder(tokens_BS).hidden_BSD)
-    comparison = Comparison(decoder.config.dim * decoder.config.num_layers**2, torch.float32)
+    comparison = Comparison(decoder.config.dim * decoder.config.num_layers, torch.float32)
     comparison.add(f"{tokens_BS.numel()} tokens", [("logits", actual)], [expected])
     against, window = f"transformers' {type(theirs).__name__}", decoder.config.window
     if window is not None and tokens_BS.shape[1] <= window.size:
