@@ -166,7 +166,7 @@ class Decoder(nn.Module):
         blocks = nn.ModuleList(config.block(layer) for layer in range(config.num_layers))
         self.blocks = cast("Sequence[Block]", blocks)
         self.norm = RMSNorm(config.dim, config.norm_eps)
-        self.unembedding = None
+        self.unembedding: nn.Linear | None = None
         if not config.tie_embeddings:
             self.unembedding = Linear(config.dim, config.vocab_size, bias=False)
         if not config.allow_leak:
