@@ -76,7 +76,7 @@ def expert(form, name, x_D, up_GD, down_DF, up_bias_G=0.0, down_bias_D=0.0) -> T
     h_G = up_GD @ x_D + up_bias_G
     gate_F, up_F = (h_G[::2], h_G[1::2]) if activation_of(form, name).interleaved else h_G.chunk(2)
     if "clamped" in form:
-        return down_DF @ references.clamped(gate_F, up_F, CLAMPED.limit, CLAMPED.alpha) + down_bias_D
+        return down_DF @ references.clamped(gate_F, up_F, CLAMPED.limit, CLAMPED.alpha, CLAMPED.offset) + down_bias_D
     return down_DF @ (references.activation(name, gate_F) * up_F) + down_bias_D
 
 

@@ -15,6 +15,7 @@ from sparsemix.interop import open_model
 from sparsemix.interop.export import export_model
 from sparsemix.interop.gguf import FileType, write_gguf
 from sparsemix.interop.stored import StoredModel
+from sparsemix.interop.tokenizer_files import TOKENIZER
 from sparsemix.models.counts import count_by_formula
 
 DTypeName = Literal["float32", "bfloat16", "float16", "q8_0"]
@@ -57,4 +58,5 @@ def _write_gguf(model: StoredModel, out: Path, dtype: DTypeName) -> str:
     fits = dtype != "bfloat16"
     check(fits, "dtype", "must be float32, float16 or q8_0 for gguf", dtype, "choose one of them")
     write_gguf(model, out, cast(FileType, dtype))
-    return f"gguf in {dtype}"
+    has_tokenizer = any(file.name == TOKENIZER for file in model.files)
+    return f"gguf in {dtype}{'' if has_tokenizer else ' without a tokenizer, for token ids only'}"

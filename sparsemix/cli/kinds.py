@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from functools import reduce
-from typing import Any, NamedTuple, TypeVar, cast
-
-import tyro
+from typing import Any, NamedTuple, TypeVar
 
 from sparsemix.checks import check
 from sparsemix.cli.hints import configs_in, hints_of, is_list, is_optional, is_part, required, tag
@@ -43,22 +41,6 @@ def choose_kinds(args: Sequence[str], config: C) -> tuple[list[str], C]:
         if name not in settled:
             config = _with_parents(config, name, values)
     return [word for flag in flags for word in (flag.rest if flag.name in settled else flag.words)], config
-
-
-def begun(kind: type[C], args: Sequence[str]) -> C:
-    """A config with its defaults, and with what the arguments say of the fields that have none.
-
-    Where they say nothing, the value is one that tyro shows and refuses as missing.
-    """
-    values = {flag.name: flag.values for flag in _flags(args) if flag.name}
-    needed, given = required(kind), _given("", kind, values)
-    if len(given) == len(needed):
-        return kind(**given)
-    config = object.__new__(kind)
-    for name, field in cast(Any, kind).__pydantic_fields__.items():
-        value = tyro.MISSING if name in needed else field.get_default(call_default_factory=True)
-        object.__setattr__(config, name, given.get(name, value))
-    return config
 
 
 class _Flag(NamedTuple):
@@ -138,8 +120,7 @@ def _with(config: C, path: str, part: Any, flag: str = "") -> C:
 
 def _given(path: str, kind: Any, values: Values) -> dict[str, Any]:
     """What flags say of the fields that a kind has no default for."""
-    names = {field: f"{path}.{field}".removeprefix(".") for field in required(kind)}
-    given = {field: values[name] for field, name in names.items() if name in values}
+    given = {field: values[f"{path}.{field}"] for field in required(kind) if f"{path}.{field}" in values}
     hints = hints_of(kind)
     return {
         field: [_read(word) for word in words] if is_list(hints[field]) else _read("".join(words[:1]))

@@ -14,7 +14,7 @@ import tyro
 
 from sparsemix.checks import check
 from sparsemix.cli.flags import Many, Switch, flatten, parse
-from sparsemix.cli.kinds import begun, choose_kinds
+from sparsemix.cli.kinds import choose_kinds
 from sparsemix.cli.surgery_verbs import VERBS, Verb
 from sparsemix.cli.tables import print_facts
 from sparsemix.config import to_json
@@ -33,7 +33,7 @@ RECORD = "surgery.json"
 
 @dataclass(frozen=True)
 class Surgery(Generic[S]):
-    """Edit a model and say how far it then is from what it was.
+    """Edit a model, measure on text what that changed, and write it to a new folder.
 
     An edit that theory calls exact is checked: if logits change by more than rounding, nothing is written.
     """
@@ -44,7 +44,7 @@ class Surgery(Generic[S]):
     """Folder of the new model."""
     settings: Annotated[S, tyro.conf.arg(name="")]
     text: Annotated[Many, tyro.conf.arg(metavar="PATH...")] = ()
-    """Text to decide and to measure on; without, the built-in corpus, of which training sees none of it."""
+    """Text to decide by and to measure on; without it, documents of the built-in corpus that training never sees."""
     tokens: int = TextConfig().tokens
     """How many tokens of it."""
     json: Switch = False
@@ -60,7 +60,7 @@ def run(args: list[str]) -> int:
     verb = _verb(name)
     given = _read(name, verb, rest)
     check_free(given.out)
-    models = [open_model(path) for path in given.models]
+    models = [_opened(path) for path in given.models]
     text = TextConfig(sources=flatten(given.text) or TextConfig().sources, tokens=given.tokens).read(models[0])
     done = operate(lambda models, text: verb.apply(models, given.settings, text), models, text)
     facts = _facts(name, given.settings, done)
@@ -77,12 +77,24 @@ def _verb(name: str) -> Verb:
 
 
 def _read(name: str, verb: Verb, args: list[str]) -> Surgery[Any]:
-    rest, settings = choose_kinds(args, begun(verb.settings, args))
+    rest, settings = choose_kinds(args, verb.settings())
     default = Surgery(models=tyro.MISSING, out=tyro.MISSING, settings=settings)
     given = parse(Surgery[verb.settings], rest, verb=f"surgery {name}", default=default)
     count = len(given.models)
-    check(verb.num_models in (None, count), "PATH", f"must be one with {name}", f"{count} of them", "give one")
+    check(verb.num_models in (None, count), "PATH", f"must be one folder for {name}", count, "give one")
     return given
+
+
+def _opened(path: Path) -> StoredModel:
+    """The model, knowing what was done to it before: in a Hugging Face folder, only our record says that."""
+    model, record = open_model(path), path / RECORD
+    if "surgery" in model.facts or not record.is_file():
+        return model
+    try:
+        edits = json.loads(record.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{record}: must be JSON, got {error}; restore or remove it") from None
+    return model._replace(facts={**model.facts, "surgery": edits})
 
 
 def _facts(name: str, settings: Any, done: Operation) -> dict[str, Any]:

@@ -18,12 +18,13 @@ from sparsemix.experts.simple import (
     ZeroExperts,
     ZeroExpertsConfig,
 )
-from sparsemix.experts.tied import TiedExperts, TiedExpertsConfig
+from sparsemix.experts.tied import StackedConfig, TiedExperts, TiedExpertsConfig
 
 ExpertsConfig = Annotated[
     PartConfig | ConcatExpertsConfig | LSTMExpertsConfig | TiedExpertsConfig, Field(discriminator="type")
 ]
-DenseConfig = Annotated[GLUExpertsConfig | ClampedGLUExpertsConfig | MLPExpertsConfig, Field(discriminator="type")]
+DenseConfig = StackedConfig
+"""What can be stacked as experts can also be one dense FFN."""
 
 __all__ = [
     "GLU",

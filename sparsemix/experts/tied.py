@@ -1,4 +1,4 @@
-"""Several experts of a router that are one: columns of it that share a module, as merged experts do."""
+"""Experts that share modules: several columns of a router lead to one, as after merging."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ StackedConfig = Annotated[
 
 @config
 class TiedExpertsConfig:
-    """f_e = g_{owner(e)}: fewer modules than the router has columns. Which owns which is a buffer of each layer.
+    """f_e = g_{owner(e)}: fewer modules g than the router has columns. owner is a buffer of each layer, not a setting.
 
     Source: experts merged as by M-SMoE (2310.01334) keep their columns of the router and share what they compute.
     """
@@ -46,7 +46,7 @@ class TiedExpertsConfig:
 
 
 class TiedExperts(nn.Module):
-    """Expert e is number `owner_E[e]` of `experts`; until told otherwise, the columns are dealt out in turn."""
+    """Expert e is number `owner_E[e]` of `experts`; at first, columns are dealt out to these in turn."""
 
     def __init__(self, experts: GLUExperts | MLPExperts, num_experts: int) -> None:
         super().__init__()

@@ -95,7 +95,7 @@ def _facts(folder: RunFolder, asked: dict[str, Any], step: int) -> dict[str, Any
         "steps": step,
         "tokens": step * asked["batch_size"] * asked["sequence_length"],
         "data": asked["data"]["sources"],
-        "balance_losses": asked["balance"]["losses"],
+        "balance_losses": asked.get("balance", {}).get("losses"),
         "evaluation": evaluated[-1]["evaluation"] if evaluated else None,
         "started_with": started,
     }

@@ -1,8 +1,7 @@
-"""Experts and the columns of the router that lead to them, taken out of a mixture together."""
+"""Mixtures from which experts can be taken, together with the columns of the router that lead to them."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -21,13 +20,11 @@ from sparsemix.routers import (
     TopKRouterConfig,
     TopPRouterConfig,
 )
-from sparsemix.surgery.edit import ffn, mixture
-from sparsemix.surgery.gates import dropless
+from sparsemix.surgery.edit import mixture
+from sparsemix.surgery.gates import adds_to_probabilities, dropless
+from sparsemix.surgery.reorder import per_expert
 from sparsemix.surgery.shards import stacked_kind
-from sparsemix.tensors import Recipe
 
-PER_EXPERT = re.compile(r"_E[A-Z]*$")
-"""How the names of tensors end whose first axis is experts."""
 ROUTERS = TopKRouterConfig | GroupLimitedRouterConfig | NoisyTopKRouterConfig | SwitchRouterConfig | TopPRouterConfig
 
 
@@ -44,7 +41,6 @@ def cuttable(model: StoredModel, verb: str) -> MoEConfig:
     capacity = getattr(moe.router, "capacity", None)
     remedy = "set capacity.factor_eval to null in the model's config"
     check(dropless(capacity), "router.capacity", "must drop nothing in evaluation", capacity, remedy)
-    check(moe.item_dims == 1, "item_dims", "must be 1", moe.item_dims)
     return moe
 
 
@@ -70,21 +66,14 @@ def check_count(moe: MoEConfig, keep: int) -> None:
 def indifferent(router: RouterConfig) -> bool:
     """Whether the experts of a token and their weights are the same without an expert that it does not choose."""
     match router:
-        case TopKRouterConfig():
-            return router.gate != "softmax_topk" or router.normalize
-        case GroupLimitedRouterConfig():
-            return router.keep_groups == router.num_groups and (router.gate == "sigmoid" or router.normalize)
+        case TopKRouterConfig() | GroupLimitedRouterConfig():
+            ungrouped = isinstance(router, TopKRouterConfig) or router.keep_groups == router.num_groups
+            shares = router.gate != "softmax_topk" or router.normalize
+            return ungrouped and shares and not adds_to_probabilities(router)
         case NoisyTopKRouterConfig():
             return True
         case _:
             return False
-
-
-def kept_rows(model: StoredModel, layer: int, kept: Sequence[int], part: str) -> dict[str, Recipe]:
-    """Recipes of the rows of these experts in `router.` or `experts.` of the mixture of a block."""
-    names = [name for name in model.tensors.specs if name.startswith(f"{ffn(layer)}{part}") and PER_EXPERT.search(name)]
-    rows = list(kept)
-    return {name: Recipe((name,), lambda found: found[0][rows]) for name in names}
 
 
 def router_of(router: Router, kept: Sequence[int]) -> Router:
@@ -94,5 +83,5 @@ def router_of(router: Router, kept: Sequence[int]) -> Router:
         other = given.config.build(given.weight_ED.shape[1], len(kept))
     state: Mapping[str, Tensor] = cast(nn.Module, router).state_dict()
     rows = list(kept)
-    other.load_state_dict({n: t[rows] if PER_EXPERT.search(n) else t for n, t in state.items()}, assign=True)
+    other.load_state_dict({n: t[rows] if per_expert(n) else t for n, t in state.items()}, assign=True)
     return other.eval()

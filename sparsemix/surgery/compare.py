@@ -47,20 +47,21 @@ def compare(before: StoredModel, after: StoredModel, text: Text, device: torch.d
     hidden = [final_hidden(model, text.batches, device) for model in (before, after)]
     heads = [unembedder(model, device) for model in (before, after)]
     chunk = max(1, LOGITS // before.config.vocab_size)
-    largest, kl, losses = 0.0, 0.0, [0.0, 0.0]
+    largest: list[Tensor] = []  # a tensor's maximum is NaN where a logit is, Python's is not
+    kl, losses = 0.0, [0.0, 0.0]
     for tokens_BS, *both in zip(text.batches, *hidden):
         target_T = tokens_BS.to(device)[:, 1:].flatten()
         states = [state_BSD[:, :-1].flatten(0, 1) for state_BSD in both]
         for rows in (slice(start, start + chunk) for start in range(0, len(target_T), chunk)):
             logits = [_wide(head.logits(state_TD[rows])) for head, state_TD in zip(heads, states)]
-            largest = max(largest, float((logits[0] - logits[1]).abs().max()))
+            largest.append((logits[0] - logits[1]).abs().max())
             log_probs = [part.log_softmax(-1) for part in logits]
             kl += float((log_probs[0].exp() * (log_probs[0] - log_probs[1])).sum(dtype=torch.float64))
             for index, part in enumerate(log_probs):
                 losses[index] -= float(part.gather(1, target_T[rows, None]).sum(dtype=torch.float64))
     num_targets = text.tokens_BS[:, 1:].numel()
     bits = [loss / math.log(2) / max(text.num_bytes, 1) for loss in losses]
-    return Change(largest, kl / num_targets, *(loss / num_targets for loss in losses), *bits)
+    return Change(float(torch.stack(largest).max()), kl / num_targets, *(loss / num_targets for loss in losses), *bits)
 
 
 def _wide(logits: Tensor) -> Tensor:

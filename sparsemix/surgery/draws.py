@@ -1,4 +1,4 @@
-"""What surgery draws at random: each tensor from a stream of its own, told by the seed and a name."""
+"""What surgery draws at random: each tensor from a stream of its own, seeded by the seed and a name."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from sparsemix.config import config
 from sparsemix.interop.stored import StoredModel
 from sparsemix.surgery.edit import Edited, Theory, edited, mixture
 from sparsemix.surgery.text import Text
-from sparsemix.surgery.walk import Step, walk
+from sparsemix.surgery.walk import Step, walk_mixtures
 
 
 @config
@@ -23,7 +23,7 @@ class DropLayerExpertsConfig:
     layers: tuple[int, ...] = ()
     """Blocks that lose theirs, counted from 0."""
     count: int = Field(0, ge=0)
-    """Instead: so many, those that change the residual stream the least on the text."""
+    """Instead of naming them: how many, chosen as those that change the residual stream the least on the text."""
 
 
 def drop_layer_experts(model: StoredModel, settings: DropLayerExpertsConfig, text: Text) -> Edited:
@@ -32,7 +32,7 @@ def drop_layer_experts(model: StoredModel, settings: DropLayerExpertsConfig, tex
     Chosen are those whose residual stream before and after the mixture has the largest mean cosine.
 
     Raises:
-        ValueError: the model has no mixtures, or not those to be dropped; or neither layers nor a count is given.
+        ValueError: the model has no mixtures, or not those to be dropped; or not one of layers and count is given.
 
     Source: layer drop of 2406.02500.
     """
@@ -52,16 +52,16 @@ def drop_layer_experts(model: StoredModel, settings: DropLayerExpertsConfig, tex
         dropped = set(sorted(there, key=lambda layer: -likeness[layer])[: settings.count])
         decisions = {"similarity": {str(layer): value for layer, value in likeness.items()}}
     without = tuple(sorted({*model.config.without_ffn, *dropped}))
-    new = replace(model.config, without_ffn=without)
+    moe = model.config.moe if dropped < {*there} else None
+    new = replace(model.config, moe=moe, without_ffn=without)
     why = "what the mixtures gave is missing"
     return Edited(edited(model, new, {}), Theory(False, why), {"dropped": sorted(dropped), **decisions})
 
 
 def similarities(model: StoredModel, text: Text) -> dict[int, float]:
     """Of each block with a mixture, the mean over tokens of cos(x, x + y) with y what the mixture adds."""
-    return {
-        step.layer: _similarity(step, model.config.residual_scale) for step in walk(model, text.batches) if step.mixed
-    }
+    scale = model.config.residual_scale
+    return {step.layer: _similarity(step, scale) for step in walk_mixtures(model, text.batches)}
 
 
 def _similarity(step: Step, scale: float) -> float:

@@ -36,7 +36,7 @@ class Edited(NamedTuple):
 
 
 def edited(model: StoredModel, config: DecoderConfig, recipes: Mapping[str, Recipe]) -> StoredModel:
-    """The model with another config; tensors that no recipe makes stay as they are, and those without a place go."""
+    """The model with another config; tensors without a recipe stay as they are if the config has a place for them."""
     wanted = decoder_specs(config)
     assert recipes.keys() <= wanted.keys(), sorted(recipes.keys() - wanted.keys())
     tensors = Derived(model.tensors, {name: recipes.get(name) or Recipe((name,), unchanged) for name in wanted})
@@ -54,11 +54,12 @@ def mixture(model: StoredModel) -> MoEConfig:
     """The model's mixture of experts.
 
     Raises:
-        ValueError: it has none.
+        ValueError: it has none, or one that routes whole sequences.
     """
     moe = model.config.moe
     check(moe is not None, "model", "must have a mixture of experts", "a dense model", "upcycle it first")
     assert moe is not None
+    check(moe.item_dims == 1, "item_dims", "must be 1", moe.item_dims, "edit a model that routes tokens")
     return moe
 
 

@@ -10,6 +10,8 @@ from sparsemix.routers import (
     CosineRouterConfig,
     DenseRouterConfig,
     GroupLimitedRouterConfig,
+    HashRouterConfig,
+    HierarchicalRouterConfig,
     NoisyTopKRouterConfig,
     ReLURouterConfig,
     RouterConfig,
@@ -31,11 +33,11 @@ def sums_to_one(router: RouterConfig, num_experts: int) -> bool:
         case TopKRouterConfig() | CosineRouterConfig() | GroupLimitedRouterConfig():
             of_all = router.gate == "softmax_topk" and router.k == num_experts
             return dropless(router.capacity) and (router.normalize or router.gate == "topk_softmax" or of_all)
-        case NoisyTopKRouterConfig():
+        case NoisyTopKRouterConfig() | HierarchicalRouterConfig():
             return dropless(router.capacity)
         case TopPRouterConfig():
             return router.normalize
-        case DenseRouterConfig():
+        case DenseRouterConfig() | HashRouterConfig():
             return True
         case _:
             return False
@@ -56,23 +58,29 @@ def usual_sum(router: RouterConfig, num_experts: int) -> float | None:
             return None
 
 
+def adds_to_probabilities(router: TopKRouterConfig | GroupLimitedRouterConfig) -> bool:
+    """Whether a selection bias is added to a softmax over all experts, which more or fewer of them scale; it is not."""
+    bias = router.selection_bias
+    return router.gate == "softmax_topk" and bias is not None and bias.form == "additive"
+
+
 class Repeated(NamedTuple):
-    """A router each of whose columns is there c times, one behind the other, and which chooses c times as many."""
+    """A router that has each column c times, and that chooses c times as many."""
 
     router: TopKRouterConfig | GroupLimitedRouterConfig | ReLURouterConfig
     share: float
-    """Of the weight of a column, what each of the c has."""
+    """Each copy's share of the weight that the column had."""
     bias_share: float
-    """What selection biases are to be multiplied by."""
+    """What selection biases are to be multiplied by, for the choice to stay as it was."""
     doubt: str | None
-    """Why others may be chosen than the c of each column chosen before; None: they are not."""
+    """Why the choice may differ from all copies of what was chosen; None: it does not."""
 
 
 def repeated(router: RouterConfig, num_experts: int, copies: int, verb: str) -> Repeated:
     """The router that goes to all c copies of what this one goes to.
 
     Raises:
-        TypeError: of such a router that is not known.
+        TypeError: it is a router for which this is not known.
     """
     if not isinstance(router, TopKRouterConfig | GroupLimitedRouterConfig | ReLURouterConfig):
         raise TypeError(
@@ -82,9 +90,8 @@ def repeated(router: RouterConfig, num_experts: int, copies: int, verb: str) -> 
     if isinstance(router, ReLURouterConfig):
         return Repeated(more, 1.0, 1.0, None)
     alone = router.gate == "sigmoid" and not router.normalize
-    additive = router.selection_bias is None or router.selection_bias.form == "additive"
-    shrinks = router.gate == "softmax_topk" and additive  # scores do, so that what is added to them has to
-    return Repeated(more, 1.0 if alone else 1 / copies, 1 / copies if shrinks else 1.0, _doubt(router, num_experts))
+    bias_share = 1 / copies if adds_to_probabilities(router) else 1.0
+    return Repeated(more, 1.0 if alone else 1 / copies, bias_share, _doubt(router, num_experts))
 
 
 def _doubt(router: TopKRouterConfig | GroupLimitedRouterConfig, num_experts: int) -> str | None:

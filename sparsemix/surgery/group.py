@@ -78,7 +78,8 @@ def around_dominant(similarity_EE: Tensor, frequency: Sequence[float], keep: int
 def hierarchical(similarity_EE: Tensor, frequency: Sequence[float], keep: int) -> Groups:
     """Clusters in which the two of largest mean similarity are joined until `keep` are left.
 
-    Source: HC-SMoE (2410.08589), average linkage.
+    Source: HC-SMoE (2410.08589), average linkage. Differs: by cosine over all tokens, where it is the Euclidean
+    distance of mean outputs.
     """
     clusters = [[expert] for expert in range(len(frequency))]
     while len(clusters) > keep:

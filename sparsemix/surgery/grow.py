@@ -16,11 +16,12 @@ from sparsemix.experts import DenseConfig
 from sparsemix.interop.stored import StoredModel
 from sparsemix.layer import MoEConfig
 from sparsemix.routers import GroupLimitedRouterConfig, RouterConfig, SelectionBiasConfig, TopKRouterConfig
+from sparsemix.surgery.columns import num_groups
 from sparsemix.surgery.draws import stream
 from sparsemix.surgery.edit import Edited, Theory, edited, ffn, mixture, router_dtype
-from sparsemix.surgery.gates import dropless, repeated
+from sparsemix.surgery.gates import adds_to_probabilities, dropless, repeated
 from sparsemix.surgery.reorder import SELECTION_BIAS, reordered
-from sparsemix.surgery.shards import stacked_kind, stacked_parts
+from sparsemix.surgery.shards import stacked_kind, stacked_names
 from sparsemix.tensors import Recipe
 
 AGAINST_SCORES = 2.0
@@ -36,26 +37,25 @@ class GrowConfig:
     k: int | None = Field(None, ge=1)
     """Experts a token afterwards; None: as before."""
     begin: Literal["chosen", "dormant"] = "chosen"
-    """New experts compete with those that they are copies of; or a selection bias keeps them out at first, which
-    following the load lets them in by and by."""
+    """New experts compete with those that they are copies of; or a selection bias keeps them out until training, in
+    which it follows the load, has raised it."""
     noise: float = Field(0.0, ge=0)
     """Standard deviation of noise on new experts' weights, relative to that of these weights."""
     router_noise: float = Field(0.01, ge=0)
-    """The same of new columns of the router, which otherwise tie with the old."""
+    """The same of new columns of the router, which without noise tie with those that they are copies of."""
     seed: int = 0
     """Of the noise."""
 
 
 def grow(model: StoredModel, settings: GrowConfig) -> Edited:
-    """New experts are copies of the old ones in turn, their router's columns too; groups of experts grow each.
+    """New experts are copies of the old ones in turn, and so are their columns of the router; each group grows.
 
-    Without noise, c times the experts of which c times as many are chosen compute the same wherever weights are shares
-    of 1. Dormant ones change nothing while the bias keeps them out, where unchosen experts have no influence on
-    weights.
+    Without noise, c copies of every expert and c times the k compute what the model did, wherever weights are shares of
+    1. Dormant experts change nothing while the bias keeps them out, if weights depend on chosen experts alone.
 
     Raises:
         ValueError: the model has no mixtures, there are not more experts than before, or not as many in each group.
-        TypeError: of such a router or such experts that is not known.
+        TypeError: the router or the experts are of a kind that cannot grow.
     """
     moe = mixture(model)
     kind, router = stacked_kind(moe.experts, "grow"), moe.router
@@ -80,7 +80,7 @@ def grow(model: StoredModel, settings: GrowConfig) -> Edited:
 
 def _order(moe: MoEConfig, num_experts: int) -> tuple[list[int], list[int]]:
     """Which expert each of the later ones is a copy of, and which of these are new."""
-    groups = moe.router.num_groups if isinstance(moe.router, GroupLimitedRouterConfig) else 1
+    groups = num_groups(moe.router)
     rule = f"must be a multiple of the {groups} groups"
     check(num_experts % groups == 0, "num_experts", rule, num_experts, "change it")
     was, now = moe.num_experts // groups, num_experts // groups
@@ -100,9 +100,9 @@ def _chosen(
         return Theory(False, "not every expert has as many copies as k grows by, so that other sets are chosen"), after
     if to.doubt is not None:
         return Theory(False, to.doubt), after
-    if to.share * copies != 1:
+    if to.share == 1:
         return Theory(False, "each copy has the whole weight of the expert"), after
-    if to.bias_share != 1 and router.selection_bias is not None:
+    if to.bias_share != 1:
         return Theory(False, "probabilities shrink, but not the selection bias beside them"), after
     return Theory(True, "all copies of an expert are chosen together and share its weight"), after
 
@@ -110,7 +110,7 @@ def _chosen(
 def _dormant(
     moe: MoEConfig, router: TopKRouterConfig | GroupLimitedRouterConfig, settings: GrowConfig
 ) -> tuple[Theory, RouterConfig]:
-    bias, softmax = router.selection_bias, router.gate == "softmax_topk"
+    bias = router.selection_bias
     rule, remedy = "must be a score in 0..1 for a bias to outweigh", "use begin='chosen'"
     check(router.gate != "topk_softmax", "gate", rule, router.gate, remedy)
     additive = bias is None or bias.form == "additive"
@@ -119,18 +119,20 @@ def _dormant(
     after = replace(router, selection_bias=bias or SelectionBiasConfig())
     if not dropless(router.capacity):
         return Theory(False, "the capacity is another"), after
-    if softmax and (bias is not None or not router.normalize):
+    if adds_to_probabilities(router) or (router.gate == "softmax_topk" and not router.normalize):
         return Theory(False, "probabilities of the old experts are smaller beside more experts"), after
-    if isinstance(router, GroupLimitedRouterConfig) and moe.num_experts == router.num_groups:
-        return Theory(False, "groups of one now compete by two experts"), after
+    if isinstance(router, GroupLimitedRouterConfig) and router.keep_groups < router.num_groups:
+        if moe.num_experts == router.num_groups and router.group_score == "two_best":
+            return Theory(False, "groups of one now compete by two experts"), after
+        if router.outside == "zero" and bias is not None:
+            return Theory(False, "experts outside the groups kept, dormant ones too, may win by a score of 0"), after
     return Theory(True, "the selection bias keeps new experts out whatever the token"), after
 
 
 def _experts(
     layer: int, kind: DenseConfig, order: Sequence[int], new: Sequence[int], settings: GrowConfig
 ) -> dict[str, Recipe]:
-    names = stacked_parts(kind)
-    full = [ffn(layer) + name for name in (names if kind.bias else names[:2])]
+    full = [ffn(layer) + name for name in stacked_names(kind)]
     return {
         name: Recipe((name,), lambda found, name=name: _noised(found[0], order, new, settings.noise, name, settings))
         for name in full
@@ -140,7 +142,7 @@ def _experts(
 def _router(
     model: StoredModel, layer: int, order: Sequence[int], new: Sequence[int], settings: GrowConfig
 ) -> dict[str, Recipe]:
-    found, prefix = reordered(model, layer, order), ffn(layer) + "router."
+    found, prefix = reordered(model, layer, "router", order), ffn(layer) + "router."
     weight, bias = prefix + "weight_ED", prefix + SELECTION_BIAS
     found[weight] = Recipe((weight,), lambda one: _noised(one[0], order, new, settings.router_noise, weight, settings))
     if settings.begin == "dormant":

@@ -15,13 +15,14 @@ from sparsemix.config import config
 from sparsemix.experts import DenseConfig, TiedExpertsConfig
 from sparsemix.interop.stored import StoredModel
 from sparsemix.surgery.align import Stacks, aligned_order, averaged
-from sparsemix.surgery.columns import check_count, check_keep, cuttable, kept_rows, num_groups
+from sparsemix.surgery.columns import check_count, check_keep, cuttable, num_groups
 from sparsemix.surgery.edit import Edited, Theory, edited, ffn, mixture
 from sparsemix.surgery.group import Groups, around_dominant, hierarchical, logit_similarity, output_similarity
 from sparsemix.surgery.prune import frequency
+from sparsemix.surgery.reorder import reordered
 from sparsemix.surgery.shards import stacked_kind, stacked_names
 from sparsemix.surgery.text import Text
-from sparsemix.surgery.walk import Step, walk
+from sparsemix.surgery.walk import Step, walk_mixtures
 from sparsemix.tensors import Recipe
 
 Columns = Literal["share", "drop"]
@@ -31,17 +32,17 @@ Columns = Literal["share", "drop"]
 class MergeConfig:
     """How many experts each mixture has afterwards, and which are merged."""
 
-    keep: int = Field(ge=1)
-    """Experts of each mixture that remain distinct."""
+    keep: int | None = Field(None, ge=1)
+    """Distinct experts of each mixture afterwards; None: half of them."""
     similarity: Literal["logits", "outputs"] = "logits"
     """What makes experts alike: the router's logits for them (M-SMoE), or what they make of the text."""
     grouping: Literal["dominant", "hierarchical"] = "dominant"
-    """Around the most used ones (M-SMoE), or by clustering (HC-SMoE)."""
+    """Around the most used ones (M-SMoE), or by clustering (HC-SMoE, with the similarity of outputs)."""
     align: bool = True
     """Bring the hidden units of merged experts into one order first; its time grows with the cube of their number."""
     columns: Columns = "share"
-    """All columns of the router stay and share experts; or those of the most used ones alone, as in REAM: then the
-    model is an ordinary one, but tokens are weighted otherwise."""
+    """All columns of the router stay, and those of a group share an expert; or only the column of each group's most
+    used expert stays, as in REAM (2604.04356): an ordinary mixture, but with other choices and weights."""
 
 
 def merge_experts(model: StoredModel, settings: MergeConfig, text: Text) -> Edited:
@@ -56,18 +57,18 @@ def merge_experts(model: StoredModel, settings: MergeConfig, text: Text) -> Edit
     """
     moe = mixture(model)
     stacked_kind(moe.experts, "merging")
-    check_count(moe, settings.keep)
+    keep = settings.keep or moe.num_experts // 2
+    check_count(moe, keep)
     if settings.columns == "drop":
-        _check_droppable(model, settings.keep)
+        _check_droppable(model, keep)
     groups: dict[int, Groups] = {}
     alike = True
-    for step in walk(model, text.batches):
-        if step.mixed:
-            groups[step.layer] = _grouped(step, settings)
-            alike = alike and _are_equal(step, groups[step.layer])
+    for step in walk_mixtures(model, text.batches):
+        groups[step.layer] = _grouped(step, settings, keep)
+        alike = alike and _are_equal(step, groups[step.layer])
     after = share_experts(model, groups, align=settings.align, columns=settings.columns)
     decisions: Mapping[str, Any] = {"layers": {str(layer): found._asdict() for layer, found in groups.items()}}
-    return Edited(after, _theory(settings, moe.num_experts, alike), decisions)
+    return Edited(after, _theory(settings.columns, moe.num_experts - keep, alike), decisions)
 
 
 def share_experts(
@@ -90,7 +91,7 @@ def share_experts(
         new = replace(moe, num_experts=keep)
         for layer, found in groups.items():
             recipes |= _merged(layer, kind, found, align, ffn(layer))
-            recipes |= kept_rows(model, layer, found.dominant, "router.")
+            recipes |= reordered(model, layer, "router", found.dominant)
     else:
         new = replace(moe, experts=TiedExpertsConfig(num_distinct=keep, experts=kind))
         for layer, found in groups.items():
@@ -137,10 +138,10 @@ def _merged(layer: int, kind: DenseConfig, groups: Groups, align: bool, prefix: 
     }
 
 
-def _grouped(step: Step, settings: MergeConfig) -> Groups:
+def _grouped(step: Step, settings: MergeConfig, keep: int) -> Groups:
     similarity_EE = logit_similarity(step) if settings.similarity == "logits" else output_similarity(step)
     group = around_dominant if settings.grouping == "dominant" else hierarchical
-    return group(similarity_EE, frequency(step).tolist(), settings.keep)
+    return group(similarity_EE, frequency(step).tolist(), keep)
 
 
 def _are_equal(step: Step, groups: Groups) -> bool:
@@ -157,11 +158,11 @@ def _check_droppable(model: StoredModel, keep: int) -> None:
     check(groups == 1, "columns", "must be shared where the router has groups of experts", groups, remedy)
 
 
-def _theory(settings: MergeConfig, num_experts: int, alike: bool) -> Theory:
-    if settings.keep == num_experts:
+def _theory(columns: Columns, num_merged: int, alike: bool) -> Theory:
+    if num_merged == 0:
         return Theory(True, "no experts are merged")
-    if settings.columns == "drop":
-        return Theory(False, "columns of the router went, so that tokens go elsewhere and weigh otherwise")
+    if columns == "drop":
+        return Theory(False, "without some columns of the router, tokens have other experts and weights")
     if alike:
         return Theory(True, "the experts that were merged are equal, and all columns of the router stay")
     return Theory(False, "experts that were merged differ")

@@ -20,29 +20,32 @@ from sparsemix.models import DecoderConfig
 from sparsemix.routers import RouterConfig, TopKRouterConfig
 from sparsemix.surgery.draws import new_router
 from sparsemix.surgery.edit import Edited, Theory, check_dense, edited, ffn, router_dtype
-from sparsemix.surgery.shards import dense_parts, stacked_parts
+from sparsemix.surgery.shards import dense_parts, stacked_names
 from sparsemix.tensors import Recipe, Spec, TensorSource
+
+TOKENIZER = "tokenizer.json"
+"""The file that says which tokens there are; others may differ, as chat templates do."""
 
 
 @config
 class MergeDenseConfig:
-    """What becomes of weights that are no experts."""
+    """How tokens choose among the models' FFNs, and what becomes of all other weights."""
 
     router: RouterConfig = TopKRouterConfig()
     """Which experts a token goes to; new, with random weights."""
     rest: Literal["mean", "first"] = "mean"
-    """Attention, norms and embeddings are the mean of all models', or the first one's."""
+    """Attention, norms and embeddings are the mean of all models', or those of the first."""
     router_std: float = Field(0.02, ge=0)
     """Standard deviation of the routers' weights."""
     seed: int = 0
-    """Of these."""
+    """Of the routers' weights."""
 
 
 def merge_dense(models: Sequence[StoredModel], settings: MergeDenseConfig) -> Edited:
     """N dense models of one shape become one with mixtures of N experts; expert i is the FFN of model i.
 
     Raises:
-        ValueError: fewer than two models, one that is not dense, or whose shape or tokenizer is another.
+        ValueError: fewer than two models, one that is not dense, or one of another shape or with another tokenizer.
     """
     check(len(models) >= 2, "models", "must be at least two", len(models), "name more")
     for number, model in enumerate(models):
@@ -52,7 +55,7 @@ def merge_dense(models: Sequence[StoredModel], settings: MergeDenseConfig) -> Ed
     kind = first.config.ffn
     assert kind is not None
     moe = MoEConfig(num_experts=len(models), router=settings.router, experts=kind)
-    new = replace(first.config, moe=moe, ffn=None)
+    new = replace(first.config, moe=moe, ffn=None, moe_every=1, dense_first=0, dense_layers=())
     recipes: dict[str, Recipe] = {name: _rest(name, len(models), settings.rest) for name in first.tensors.specs}
     recipes = {name: recipe for name, recipe in recipes.items() if ".ffn." not in name}
     for layer in new.moe_layers:
@@ -86,10 +89,9 @@ def _check_alike(first: StoredModel, model: StoredModel, number: int) -> None:
     for name, tensor in first.tensors.specs.items():
         dtype = model.tensors.specs[name].dtype
         check(dtype == tensor.dtype, f"model {number}: {name}", f"must be {tensor.dtype}", dtype, "convert it")
-    was, now = ({path.name: path for path in one.files if "token" in path.name} for one in (first, model))
-    for name in was.keys() | now.keys():
-        same = name in was and name in now and was[name].read_bytes() == now[name].read_bytes()
-        check(same, f"model {number}: {name}", "must be the first one's", "another", "merge models of one tokenizer")
+    was, now = ([path.read_bytes() for path in one.files if path.name == TOKENIZER] for one in (first, model))
+    rule, remedy = "must be the first one's", "merge models of one tokenizer"
+    check(was == now, f"model {number}: {TOKENIZER}", rule, "another", remedy)
 
 
 def _rest(name: str, num_models: int, how: Literal["mean", "first"]) -> Recipe:
@@ -106,10 +108,9 @@ def _mean(found: Sequence[Tensor]) -> Tensor:
 
 
 def _experts(layer: int, kind: DenseConfig, num_models: int) -> dict[str, Recipe]:
-    pairs = [*zip(dense_parts(kind), stacked_parts(kind))][: 4 if kind.bias else 2]
     return {
         ffn(layer) + stacked: Recipe(tuple(f"{number}/{ffn(layer)}{dense}" for number in range(num_models)), _stacked)
-        for dense, stacked in pairs
+        for dense, stacked in zip(dense_parts(kind), stacked_names(kind))
     }
 
 

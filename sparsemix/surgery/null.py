@@ -19,7 +19,7 @@ from sparsemix.layer import MoEConfig
 from sparsemix.routers import NullRouterConfig, TopKRouterConfig
 from sparsemix.surgery.draws import stream
 from sparsemix.surgery.edit import Edited, Theory, edited, ffn, mixture, router_dtype, unchanged
-from sparsemix.surgery.shards import stacked_kind, stacked_parts
+from sparsemix.surgery.shards import stacked_kind, stacked_names
 from sparsemix.tensors import Recipe
 
 
@@ -30,10 +30,10 @@ class AddNullConfig:
     num_null: int = Field(1, ge=1)
     """Null experts of each mixture."""
     k: int | None = Field(None, ge=2)
-    """Choices a token afterwards; None: as before, and as many as there are null experts unless they begin `never`."""
+    """Choices a token afterwards; None: as before with `never`, and otherwise so many and the null experts."""
     begin: Literal["random", "never", "always"] = "random"
-    """Columns of the router that are small and random; or constants so low that no token can choose null experts, or
-    so high that every token chooses all of them."""
+    """Columns of the router are small and random; or logits of null experts are constants, so low that no token can
+    choose them or so high that every token chooses all of them: far from the others, they hardly get a gradient."""
     router_std: float = Field(0.02, ge=0)
     """Standard deviation of random columns."""
     seed: int = 0
@@ -43,13 +43,14 @@ class AddNullConfig:
 def add_null(model: StoredModel, settings: AddNullConfig) -> Edited:
     """Mixtures with AdaMoE's router: of a token's k choices the null ones give 0, the true ones share the weight.
 
-    Constants are a trained bias of the logits: |w x| is at most |w| sqrt(D) max |g| behind a norm with the weights g.
+    The constants are biases of logits, and beyond what others can reach: behind a norm with the weights g, |x| is at
+    most sqrt(D) max |g|, and so |w x + b| at most |w| sqrt(D) max |g| + |b|.
 
     Raises:
-        ValueError: the model has no mixtures, or weights that are no softmax over the chosen.
-        TypeError: it has another router, or experts of such a kind that is not known.
+        ValueError: the model has no mixtures, or its weights are no softmax over the chosen experts.
+        TypeError: the router or the experts are of a kind that cannot have null experts.
 
-    Source: AdaMoE (2406.13233). Differs: there is no bias.
+    Source: AdaMoE (2406.13233). Differs: the router there has no bias.
     """
     moe = mixture(model)
     kind, before = stacked_kind(moe.experts, "add-null"), _softmax_over_chosen(moe)
@@ -62,7 +63,7 @@ def add_null(model: StoredModel, settings: AddNullConfig) -> Edited:
     recipes: dict[str, Recipe] = {}
     for layer in new.moe_layers:
         recipes |= _router(model, layer, before.bias, settings)
-        for name in stacked_parts(kind) if kind.bias else stacked_parts(kind)[:2]:
+        for name in stacked_names(kind):
             inner = name.removeprefix("experts.")
             recipes[f"{ffn(layer)}experts.parts.0.{inner}"] = Recipe((ffn(layer) + name,), unchanged)
     return Edited(edited(model, new, recipes), _theory(settings, usual, after.k))
@@ -81,7 +82,7 @@ def _softmax_over_chosen(moe: MoEConfig) -> TopKRouterConfig:
 
 def _theory(settings: AddNullConfig, usual: int, k: int) -> Theory:
     if settings.begin == "random":
-        return Theory(False, "tokens choose as many null experts as happens, and fewer or more true ones than before")
+        return Theory(False, "tokens choose any number of null experts, and other numbers of true ones than before")
     if k != usual:
         return Theory(False, f"with k={k} rather than {usual} tokens have other numbers of true experts")
     how = "no token can choose" if settings.begin == "never" else "every token chooses all"

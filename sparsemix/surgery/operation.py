@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -36,10 +37,13 @@ def operate(apply: Apply, models: Sequence[StoredModel], text: Text) -> Operatio
     tolerance. An edit that should be exact is then tried on the same weights in float64.
 
     Raises:
-        ValueError: the edit is refused; or it is exact in theory, and logits change even in float64.
+        ValueError: the edit is refused; logits are not finite; or it is exact in theory, and they change even in
+            float64.
     """
     found = apply(models, text)
     change = compare(models[0], found.model, text)
+    finite, rule = math.isfinite(change.max_abs_logit), "must find finite logits before and after"
+    check(finite, "surgery", rule, change.max_abs_logit, "nothing was written; check the model's weights")
     if not found.theory.exact or change.max_abs_logit <= TOLERANCE:
         return Operation(found, change)
     wide = [cast(model, torch.float64) for model in models]

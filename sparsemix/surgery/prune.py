@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Literal, NamedTuple
@@ -13,14 +14,16 @@ from torch import Tensor
 from sparsemix.checks import check
 from sparsemix.config import config
 from sparsemix.interop.stored import StoredModel
+from sparsemix.layer import MoEConfig
 from sparsemix.routers import RouterConfig
 from sparsemix.routing import load
-from sparsemix.surgery.columns import check_keep, cuttable, indifferent, kept_rows, num_groups
+from sparsemix.surgery.columns import check_keep, cuttable, indifferent, num_groups
 from sparsemix.surgery.edit import Edited, Theory, edited
 from sparsemix.surgery.outputs import edge_norms
 from sparsemix.surgery.reconstruct import Reconstruction, exhaustive, greedy
+from sparsemix.surgery.reorder import reordered
 from sparsemix.surgery.text import Text
-from sparsemix.surgery.walk import Step, walk
+from sparsemix.surgery.walk import Step, walk_mixtures
 from sparsemix.tensors import Recipe
 
 
@@ -42,7 +45,7 @@ class FrequencyConfig:
     type: Literal["frequency"] = "frequency"
 
     def choose(self, step: Step, keep: int, groups: int) -> Choice:
-        """So many, the same number of each group."""
+        """The `keep` experts of the highest scores, the same number of each group."""
         return _highest(frequency(step), keep, groups)
 
 
@@ -56,7 +59,7 @@ class REAPConfig:
     type: Literal["reap"] = "reap"
 
     def choose(self, step: Step, keep: int, groups: int) -> Choice:
-        """So many, the same number of each group."""
+        """The `keep` experts of the highest scores, the same number of each group."""
         return _highest(saliency(step), keep, groups)
 
 
@@ -74,7 +77,7 @@ class NAEEConfig:
     """Refuse an exhaustive search of more sets than that."""
 
     def choose(self, step: Step, keep: int, groups: int) -> Choice:
-        """So many, the same number of each group.
+        """The `keep` experts of the least error, the same number of each group.
 
         Raises:
             ValueError: too many sets; or groups, of which a greedy search knows nothing.
@@ -95,8 +98,8 @@ Criterion = Annotated[FrequencyConfig | REAPConfig | NAEEConfig, Field(discrimin
 class PruneConfig:
     """How many experts each mixture keeps, and which."""
 
-    keep: int = Field(ge=1)
-    """Experts of each mixture afterwards."""
+    keep: int | None = Field(None, ge=1)
+    """Experts of each mixture afterwards; None: half of them."""
     by: Criterion = REAPConfig()
     """What tells which."""
 
@@ -110,24 +113,25 @@ def prune(model: StoredModel, settings: PruneConfig, text: Text) -> Edited:
         ValueError: the mixture is of a kind that cannot be pruned, or fewer experts would be left than a token goes to.
     """
     moe = cuttable(model, "pruning")
-    check_keep(moe, settings.keep)
-    groups = num_groups(moe.router)
+    keep, groups = settings.keep or moe.num_experts // 2, num_groups(moe.router)
+    check_keep(moe, keep)
     choices, lost = {}, 0
-    for step in walk(model, text.batches):
-        if step.mixed:
-            choice = settings.by.choose(step, settings.keep, groups)
-            choices[step.layer] = choice
-            used_E = frequency(step)
-            lost += float(used_E.sum() - used_E[list(choice.kept)].sum()) > 0
+    for step in walk_mixtures(model, text.batches):
+        choice = settings.by.choose(step, keep, groups)
+        choices[step.layer] = choice
+        used = {expert for expert, share in enumerate(frequency(step).tolist()) if share > 0}
+        lost += not used <= {*choice.kept}
     after = keep_experts(model, {layer: choice.kept for layer, choice in choices.items()})
-    return Edited(after, _theory(moe.router, lost), {"layers": {str(n): c._asdict() for n, c in choices.items()}})
+    theory = _theory(moe.router, lost) if keep < moe.num_experts else Theory(True, "no experts are removed")
+    return Edited(after, theory, {"layers": {str(n): c._asdict() for n, c in choices.items()}})
 
 
 def keep_experts(model: StoredModel, kept: Mapping[int, Sequence[int]]) -> StoredModel:
     """The model with these experts of each mixture, by layer.
 
     Raises:
-        ValueError: the mixture is of a kind that cannot be pruned, or the layers do not keep the same number.
+        ValueError: the mixture is of a kind that cannot be pruned, layers or groups do not keep the same number of
+            experts, or these are not experts in order.
     """
     moe = cuttable(model, "pruning")
     counts = {len(experts) for experts in kept.values()}
@@ -135,16 +139,26 @@ def keep_experts(model: StoredModel, kept: Mapping[int, Sequence[int]]) -> Store
     check(kept.keys() == set(model.config.moe_layers), "kept", "must say it for each mixture", sorted(kept))
     recipes: dict[str, Recipe] = {}
     for layer, experts in kept.items():
-        recipes |= kept_rows(model, layer, experts, "router.") | kept_rows(model, layer, experts, "experts.")
+        _check_kept(moe, layer, experts)
+        recipes |= reordered(model, layer, "router", experts) | reordered(model, layer, "experts", experts)
     return edited(model, replace(model.config, moe=replace(moe, num_experts=counts.pop())), recipes)
 
 
+def _check_kept(moe: MoEConfig, layer: int, experts: Sequence[int]) -> None:
+    rule, num_experts = f"must be experts in order, of the {moe.num_experts} there are", moe.num_experts
+    check([*experts] == sorted({*experts} & {*range(num_experts)}), f"kept: layer {layer}", rule, experts)
+    groups = num_groups(moe.router)
+    counts = Counter(expert * groups // num_experts for expert in experts)
+    equal = len(counts) == groups and len({*counts.values()}) == 1
+    check(equal, f"kept: layer {layer}", f"must be as many of each of the {groups} groups", experts)
+
+
 def frequency(step: Step) -> Tensor:
-    """Share of all choices of tokens that each expert has, (E,)."""
+    """Share of all choices of tokens that each expert has, (E,); 0 where there are no choices."""
     num_experts = step.moe.experts.num_experts
     counts = torch.stack([load(mixed.routing, num_experts) for mixed in step.mixed])
     count_E = counts.sum(0).double().cpu()
-    return count_E / count_E.sum()
+    return count_E / count_E.sum().clamp(min=1)
 
 
 def saliency(step: Step) -> Tensor:

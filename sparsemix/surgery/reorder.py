@@ -1,4 +1,4 @@
-"""Routers' tensors by their columns: which are kept, repeated or added where experts are."""
+"""Tensors by experts: which rows are kept, repeated or put in another order."""
 
 from __future__ import annotations
 
@@ -17,17 +17,21 @@ def take(recipe: Recipe, order: Sequence[int]) -> Recipe:
     return Recipe(recipe.inputs, lambda found: recipe.make(found)[list(order)])
 
 
-def has_columns(name: str) -> bool:
-    """Whether a router's tensor has an entry or a row for each expert, as its name says."""
+def per_expert(name: str) -> bool:
+    """Whether the first axis of a tensor is experts, as its name says: `weight_ED`."""
     return name.rpartition("_")[2].startswith("E")
 
 
-def reordered(model: StoredModel, layer: int, order: Sequence[int], bias_share: float = 1.0) -> dict[str, Recipe]:
-    """Recipes of a router whose columns are these of its old ones, selection biases multiplied by `bias_share`."""
-    prefix = ffn(layer) + "router."
-    found = {}
+def reordered(
+    model: StoredModel, layer: int, part: str, order: Sequence[int], bias_share: float = 1.0
+) -> dict[str, Recipe]:
+    """Recipes of these rows of all tensors by experts in `router` or `experts` of the mixture of a block.
+
+    Selection biases are multiplied by `bias_share`.
+    """
+    prefix, found = f"{ffn(layer)}{part}.", {}
     for name in model.tensors.specs:
-        if name.startswith(prefix) and has_columns(name):
+        if name.startswith(prefix) and per_expert(name):
             share = bias_share if name.endswith(SELECTION_BIAS) else 1.0
             found[name] = Recipe((name,), lambda one, share=share: scaled(one[0][list(order)], share))
     return found

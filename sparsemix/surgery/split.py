@@ -21,19 +21,19 @@ class SplitConfig:
     """How finely experts are split."""
 
     num_shards: int = Field(2, ge=2)
-    """G: so many experts are made of each, and so many times k chosen."""
+    """G: experts that each is split into, and what k is multiplied by."""
 
 
 def split(model: StoredModel, settings: SplitConfig) -> Edited:
-    """E experts of width F become E G of width F / G, each token's k its k G; in most routers that changes nothing.
+    """E experts of width F become E G of width F / G, and k becomes k G; with most routers that changes nothing.
 
     A column's G copies tie, so that they are chosen together. Where weights are shares of 1 (softmax, or normalised)
-    each gets a G-th of the weight, and down projections are multiplied by G; otherwise each has the whole weight, and
-    biases of the output are divided by G.
+    each copy gets a G-th of the weight, and down projections are multiplied by G; otherwise each has the whole weight,
+    and biases of the output are divided by G.
 
     Raises:
         ValueError: the model has no mixtures, or G does not divide F.
-        TypeError: of such a router or such experts that is not known.
+        TypeError: the router or the experts are of a kind that cannot be split.
     """
     moe, shards = mixture(model), settings.num_shards
     kind = stacked_kind(moe.experts, "split")
@@ -44,7 +44,7 @@ def split(model: StoredModel, settings: SplitConfig) -> Edited:
     order = [expert for expert in range(moe.num_experts) for _ in range(shards)]
     recipes: dict[str, Recipe] = {}
     for layer in model.config.moe_layers:
-        recipes |= reordered(model, layer, order, to.bias_share) | _experts(layer, kind, shards, to.share)
+        recipes |= reordered(model, layer, "router", order, to.bias_share) | _experts(layer, kind, shards, to.share)
     why = to.doubt or "the shards of an expert are chosen together, with weights that add up to what it gave"
     return Edited(edited(model, replace(model.config, moe=new), recipes), Theory(to.doubt is None, why))
 

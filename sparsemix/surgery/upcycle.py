@@ -40,12 +40,12 @@ class UpcycleConfig:
     num_shards: int = Field(1, ge=1)
     """G: an expert is a copy of one of so many parts of the FFN rather than of all of it (granular upcycling)."""
     scaling: Literal["output", "cube_root", "none"] = "output"
-    """Where copies are multiplied by what routing divides them by: in the down projection; by its cube root in every
-    projection (Nvidia's); or nowhere."""
+    """Routing divides what copies give. Multiply the down projections by as much; or every projection by the cube root
+    of it (Nvidia's); or none."""
     noise: float = Field(0.0, ge=0, le=1)
     """Share of each expert's weights that are drawn anew."""
     drop: float = Field(0.0, ge=0, le=1)
-    """Share of each expert's hidden units whose weights are drawn anew (drop-upcycling: 0.5)."""
+    """Share of each expert's hidden units, all weights of which are drawn anew (drop-upcycling: 0.5)."""
     router_std: float = Field(0.02, ge=0)
     """Standard deviation of the routers' weights."""
     seed: int = 0
@@ -53,7 +53,7 @@ class UpcycleConfig:
 
 
 def upcycle(model: StoredModel, settings: UpcycleConfig) -> Edited:
-    """Experts are copies of the FFN, or of its G shards; with a softmax over the chosen, the model does what it did.
+    """Experts are copies of the FFN, or of its G shards; where weights add up to 1, the model does what it did.
 
     Shards have virtual groups: the routers' rows are the same for each shard, so that the k best experts are k / G
     whole copies. What is drawn anew has the mean and the standard deviation of the matrix it is in.
@@ -61,8 +61,8 @@ def upcycle(model: StoredModel, settings: UpcycleConfig) -> Edited:
     Raises:
         ValueError: the model has mixtures already or no FFN, or it cannot be cut up so.
 
-    Source: sparse upcycling (2212.05055); virtual groups and scaling (2410.07524), with weights that are not
-    normalised E G / k for matrices up and down, here also right for weights that are; drop-upcycling (2502.19261).
+    Source: sparse upcycling (2212.05055); virtual groups and scaling (2410.07524), there for weights that add up to
+    k / E only; drop-upcycling (2502.19261), with mean and deviation there of the units that are drawn anew.
     """
     check_dense(model)
     kind = model.config.ffn
@@ -73,7 +73,9 @@ def upcycle(model: StoredModel, settings: UpcycleConfig) -> Edited:
         router=settings.router,
         experts=replace(kind, hidden=kind.hidden // settings.num_shards),
     )
-    new = replace(model.config, moe=moe, moe_every=settings.moe_every, dense_first=settings.dense_first)
+    new = replace(
+        model.config, moe=moe, moe_every=settings.moe_every, dense_first=settings.dense_first, dense_layers=()
+    )
     check(new.moe_layers != (), "moe_every", "must leave a block with a mixture", "none", "lower it or dense_first")
     if len({*new.moe_layers, *new.without_ffn}) == new.num_layers:
         new = replace(new, ffn=None)
@@ -128,7 +130,7 @@ def _experts(layer: int, kind: DenseConfig, settings: UpcycleConfig) -> dict[str
 
 
 def _factors(settings: UpcycleConfig) -> tuple[float, float, float]:
-    """What up projections, down projections and the biases of these are multiplied by."""
+    """What up projections, down projections and the biases of down projections are multiplied by."""
     if settings.scaling == "none":
         return 1.0, 1.0, 1.0
     total = usual_sum(settings.router, settings.num_experts)
@@ -144,11 +146,11 @@ def _redrawn(stack: Tensor, settings: UpcycleConfig, block: str, name: str, unit
     """The stack with a share of its weights, and of its hidden units, drawn anew in each expert.
 
     Args:
-        stack: of matrices or of biases, which stay.
+        stack: matrices, or biases, which stay as they are.
         settings: the shares.
-        block: where it is; hidden units are the same for its matrices.
-        name: which of them it is.
-        units: the axis of hidden units, and how many parts lie behind each other there; None: of biases.
+        block: where the stack is; hidden units are the same for all matrices of an expert.
+        name: which of these matrices it is.
+        units: the axis of hidden units, and the number of parts that lie one behind the other there; None: biases.
     """
     if stack.is_meta or units is None or not (settings.noise or settings.drop):
         return stack
@@ -178,6 +180,8 @@ def _theory(settings: UpcycleConfig, kind: DenseConfig) -> Theory:
     assert isinstance(router, TopKRouterConfig)
     if router.k % shards:
         return Theory(False, f"k={router.k} experts are no whole copies of {shards} shards")
+    if settings.router_std == 0 and router.k < settings.num_experts:
+        return Theory(False, "all experts tie, so that a token's are no whole copies")
     if settings.scaling == "none":
         return Theory(False, f"{shards} shards with weights that add up to 1 give a {shards}-th of the FFN")
     if settings.scaling == "cube_root" and not _is_cubic(kind):

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
+from sparsemix.checks import check
 from sparsemix.interop.stored import StoredModel
 from sparsemix.kernels import at_least_float32
 from sparsemix.layer import MoE
@@ -78,6 +79,17 @@ def walk(model: StoredModel, batches: Sequence[Tensor], device: torch.device | s
             block.to("meta")  # whoever loops over the steps still holds this one while the next is read
             step.before.clear()
             step.mixed.clear()
+
+
+def walk_mixtures(model: StoredModel, batches: Sequence[Tensor]) -> Iterator[Step]:
+    """The steps of `walk` with a mixture, for statistics over all tokens.
+
+    Raises:
+        ValueError: not all tokens go through all mixtures.
+    """
+    rule, remedy = "must be None, so that mixtures see all tokens", "edit a model without it"
+    check(model.config.depth is None, "depth", rule, model.config.depth, remedy)
+    return (step for step in walk(model, batches) if step.mixed)
 
 
 @torch.no_grad()

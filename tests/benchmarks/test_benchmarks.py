@@ -70,6 +70,9 @@ def test_interop(tmp_path):
         assert set(part["seconds"]) == {"sparsemix", "eager", "grouped_mm"}
         assert set(part["times_as_fast_as"]) == {"eager", "grouped_mm"}
         assert [one["limit"] for one in part["claims"]] == ["at least 1.0"]
+    medians = [part["claims"][0]["median"] for part in result["parts"]]
+    (overall,) = result["claims"]
+    assert (overall["median"], overall["limit"]) == (pytest.approx(sum(medians) / 2), "at least 1.3")
 
 
 def test_experts_of_families_keep_their_shape_where_they_are_scaled_down():
@@ -181,6 +184,7 @@ def test_gpu_layer_refuses_wrong_values():
         gpu_layer.check_values("another", ours.our_layer(other), expected, shape, other)
 
 
+@pytest.mark.slow  # four processes, each of which imports everything
 def test_interop_memory(tmp_path):
     result = run("interop_memory", tmp_path)
     assert [one["family"] for one in result["measured"]] == ["mixtral", "gpt_oss"]

@@ -42,6 +42,14 @@ def test_a_file_for_llama_cpp(trained, sparsemix):
     assert Path("model.gguf").read_bytes()[:4] == b"GGUF"
 
 
+def test_a_file_for_llama_cpp_without_a_tokenizer_says_so(trained, sparsemix):
+    pytest.importorskip("gguf")
+    sparsemix("export", trained.run, "--out", "out")
+    Path("out/tokenizer.json").unlink()
+    answer = sparsemix("export", "out", "--out", "model.gguf", "--format", "gguf")
+    assert answer.out.startswith("model.gguf: gguf in float32 without a tokenizer, for token ids only, ")
+
+
 @pytest.mark.parametrize(
     ("flags", "complaint"),
     [

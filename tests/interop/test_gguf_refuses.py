@@ -8,7 +8,7 @@ from interop.gguf_cases import FFN, NORMALIZED, PLAIN, SCALES, TWINS, decoder, g
 
 from sparsemix.experts import ClampedGLUExpertsConfig, GLUExpertsConfig, MLPExpertsConfig
 from sparsemix.interop.gguf import write_gguf
-from sparsemix.models import DepthConfig, LinearRopeConfig, Llama3RopeConfig, WindowConfig
+from sparsemix.models import DepthConfig, LinearRopeConfig, Llama3RopeConfig, WindowConfig, YarnConfig
 from sparsemix.routers import (
     CapacityConfig,
     GroupLimitedRouterConfig,
@@ -60,6 +60,10 @@ REFUSED = {
     "a linear rope of latent attention": (
         changed("deepseek2: V2", attention=latent(rope_scaling=LinearRopeConfig(factor=2))),
         "attention.rope_scaling: must be one of yarn",
+    ),
+    "a rope of latent attention stretched by nothing": (
+        changed("deepseek2: V2", attention=latent(rope_scaling=YarnConfig(factor=1, original_context=32))),
+        "attention.rope_scaling.factor: must be above 1",
     ),
     "wide heads": (
         changed("qwen2moe", attention=grouped(bias="qkv", head_dim=32)),
@@ -164,6 +168,14 @@ def test_a_tensor_without_a_place_is_named(tmp_path):
     more = Held(model.tensors.tensors | {"blocks.0.ffn.experts.scale_E": torch.ones(8)})
     with pytest.raises(ValueError, match=r"blocks\.0\.ffn\.experts\.scale_E: must have a place"):
         write_gguf(model._replace(tensors=more), tmp_path / "model.gguf")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tensor_that_is_missing_is_named(tmp_path):
+    model = twin(TWINS["qwen3moe"])
+    del model.tensors.tensors["blocks.1.ffn.experts.down_EDF"]
+    with pytest.raises(ValueError, match=r"blocks\.1\.ffn\.experts\.down_EDF: must be there"):
+        write_gguf(model._replace(tensors=Held(model.tensors.tensors)), tmp_path / "model.gguf")
     assert list(tmp_path.iterdir()) == []
 
 

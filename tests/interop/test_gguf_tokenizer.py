@@ -96,6 +96,9 @@ def test_an_end_that_the_tokenizer_adds_itself_is_added_by_llama_cpp(written):
     template = {"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": {"<|end|>": end}}
     found = written(ours(post_processor=template))
     assert (found["add_bos_token"], found["add_eos_token"]) == (True, False)
+    overruled = {"add_bos_token": False, "add_eos_token": True}
+    found = written(ours(post_processor=template), tokenizer_config=overruled)
+    assert (found["add_bos_token"], found["add_eos_token"]) == (False, True)
 
 
 @pytest.mark.parametrize("words", KNOWN, ids=lambda words: words.name)
@@ -123,8 +126,10 @@ def test_whole_words_first_makes_no_difference_where_merges_lead_to_every_token(
 
 
 def test_a_normal_form_that_llama_cpp_does_not_make_is_said(written):
-    with pytest.warns(UserWarning, match="NFC"):
-        written(ours(normalizer={"type": "NFC"}))
+    for normalizer in ({"type": "NFC"}, {"type": "Sequence", "normalizers": [{"type": "NFC"}]}):
+        with pytest.warns(UserWarning, match="NFC"):
+            written(ours(normalizer=normalizer))
+    written(ours(normalizer={"type": "Sequence", "normalizers": []}))  # DeepSeek-V3's
 
 
 REFUSED = {
@@ -132,6 +137,12 @@ REFUSED = {
     "another pattern": (cut_by(r"\w+"), "must cut words like"),
     "no words": (cut_by(), "must cut words like"),
     "lower case": (ours(normalizer={"type": "Lowercase"}), "no normalizer"),
+    "lower case among others": (
+        ours(normalizer={"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Lowercase"}]}),
+        "no normalizer that llama.cpp does not have, got NFC, Lowercase",
+    ),
+    "no tokenizer": ([1, 2], "must be a JSON object, got list"),
+    "no model": ({}, "must be a byte-level BPE"),
     "not of bytes": (ours(decoder={"type": "Fuse"}), "must be a byte-level BPE, got BPE with decoder Fuse"),
     "no end": (ours(added_tokens=[]), "tokenizer: must name the token that ends a text"),
 }

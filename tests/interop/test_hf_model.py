@@ -260,7 +260,7 @@ def test_a_table_by_token_id_cannot_grow():
 def test_what_it_does_not_take_is_refused():
     model, tokens = wrapped(), random_tokens(1, 4)
     model(tokens, inputs_embeds=None, output_attentions=False)
-    with pytest.raises(ValueError, match="output_hidden_states: is nothing that this model takes"):
+    with pytest.raises(ValueError, match="output_hidden_states: is no argument of this model"):
         model(tokens, output_hidden_states=True)
     with pytest.raises(ValueError, match="input_ids: must be given"):
         model()
@@ -270,6 +270,9 @@ def test_what_it_does_not_take_is_refused():
         model(tokens, past_key_values=StaticCache(config=model.config, max_cache_len=8))
     with pytest.raises(ValueError, match="past_key_values: not with a mixture of depths"):
         wrapped(**CHANGES["depth"])(tokens, use_cache=True)
+    model.train().activation_checkpointing_enable()
+    with pytest.raises(ValueError, match="past_key_values: not together with gradient checkpointing"):
+        model(tokens, use_cache=True)
 
 
 def test_a_config_that_contradicts_itself_is_refused(tmp_path):

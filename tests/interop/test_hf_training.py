@@ -8,10 +8,19 @@ import pytest
 import torch
 from interop.hf_cases import counting, logits_of, wrapped
 from models.examples import MOE, random_tokens
-from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM, Trainer, TrainingArguments
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 from sparsemix import SelectionBiasConfig, SwitchLoss, TopKRouterConfig
 from sparsemix.interop.hf_model import RouterUpdates, register
+from sparsemix.routers import TopKRouter
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # PEFT's
 
@@ -102,8 +111,27 @@ def test_selection_biases_follow_the_load_of_the_whole_batch(tmp_path):
     for router, bias in zip(routers, expected, strict=True):
         found = router.selection_bias.bias_E
         torch.testing.assert_close(found - found.mean(), bias - bias.mean())
-    assert model.config.output_routings is False
     assert model.train()(tokens).routings is None
+
+
+class Interrupts(TrainerCallback):
+    def on_substep_end(self, args, state, control, **others):
+        raise KeyboardInterrupt
+
+
+def test_what_an_interrupted_training_saw_counts_in_no_later_one(tmp_path, monkeypatch):
+    seen, updates, model = [], RouterUpdates(), wrapped(moe=BIASED)
+    monkeypatch.setattr(TopKRouter, "update", lambda router, total: seen.append(total))
+    steps = {"max_steps": 1, "gradient_accumulation_steps": 2}
+    with pytest.raises(KeyboardInterrupt):
+        trainer(model, tmp_path, [updates, Interrupts()], **steps).train()
+    trainer(model, tmp_path, [updates], **steps).train()
+    assert [int(total.sum()) for total in seen] == [2 * 8 * 12 * 2] * 2  # micro-batches, sequences, tokens, experts
+
+
+def test_checkpoints_know_nothing_of_being_watched(tmp_path):
+    trainer(wrapped(moe=BIASED), tmp_path, [RouterUpdates()], max_steps=1, save_strategy="steps", save_steps=1).train()
+    assert AutoConfig.from_pretrained(tmp_path / "checkpoint-1").output_routings is False
 
 
 def test_router_updates_are_for_our_models_alone(tmp_path):

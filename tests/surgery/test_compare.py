@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from surgery.examples import logits, small_model
 from sparsemix.data import BPETokenizerConfig, ByteTokenizerConfig
 from sparsemix.surgery.compare import compare
 from sparsemix.surgery.text import Text, TextConfig
+from sparsemix.tensors import Held
 
 compare_module = importlib.import_module("sparsemix.surgery.compare")  # whose name in the room is the function's
 
@@ -38,6 +40,13 @@ def test_a_model_is_as_far_from_itself_as_nothing():
     found = compare(model, model, Text(random_tokens(2, 8), 10))
     assert found.max_abs_logit == 0
     assert found.kl == 0
+
+
+def test_a_logit_that_is_not_a_number_is_no_small_change():
+    model, decoder = small_model()
+    broken = {**decoder.state_dict(), "norm.weight": decoder.norm.weight.detach() * torch.nan}
+    found = compare(model, model._replace(tensors=Held(broken)), Text(random_tokens(2, 8), 10))
+    assert math.isnan(found.max_abs_logit)
 
 
 def test_other_vocabularies_are_refused():
@@ -90,6 +99,15 @@ def test_text_that_is_too_short_and_a_model_without_tokenizer_are_refused(with_t
         settings.read(with_tokenizer(ByteTokenizerConfig().build([])))
     with pytest.raises(ValueError, match=r"model: must have a tokenizer.json to be measured on text, got none"):
         settings.read(small_model()[0])
+
+
+def test_a_tokenizer_of_more_tokens_than_the_model_has_is_refused(with_tokenizer, tmp_path):
+    source = tmp_path / "text.txt"
+    source.write_text("z" * 100)
+    model = with_tokenizer(ByteTokenizerConfig().build([]))
+    smaller = model._replace(config=replace(model.config, vocab_size=100))
+    with pytest.raises(ValueError, match="tokenizer: must give ids that the model has, got 122 with vocab_size=100"):
+        TextConfig(sources=(str(source),), row=32).read(smaller)
 
 
 def test_logits_never_exist_for_all_tokens_at_once(monkeypatch):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from surgery.models import built, check_theory, dense, sparse, text
+from surgery.models import EXPERTS, built, check_theory, dense, sparse, text
 
 from sparsemix.models.block import Block
 from sparsemix.surgery import DropLayerExpertsConfig, drop_layer_experts
@@ -15,6 +15,13 @@ def test_named_blocks_are_attention_alone() -> None:
     after = drop_layer_experts(model, DropLayerExpertsConfig(layers=(0, 2)), text())
     assert [block.ffn is None for block in built(after.model).blocks] == [True, False, True]
     check_theory(model, after, exact=False)
+
+
+def test_without_any_mixture_a_model_is_a_dense_one() -> None:
+    model = sparse(num_layers=3, moe_every=2, ffn=EXPERTS)
+    after = drop_layer_experts(model, DropLayerExpertsConfig(layers=(1,)), text()).model
+    assert after.config.moe is None
+    assert [block.ffn is None for block in built(after).blocks] == [False, True, False]
 
 
 def test_blocks_that_change_the_least_are_found() -> None:

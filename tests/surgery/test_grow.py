@@ -64,6 +64,20 @@ def test_dormant_experts_weigh_on_probabilities(router) -> None:
     check_theory(model, grow(model, GrowConfig(num_experts=16, begin="dormant")), exact=False)
 
 
+def test_dormant_experts_outside_the_groups_kept_may_be_chosen_where_these_count_as_zero() -> None:
+    router = GroupLimitedRouterConfig(k=2, num_groups=2, keep_groups=1, outside="zero")
+    model = sparse(num_experts=6, router=router)
+    for layer in (0, 1):
+        model.tensors.read(f"blocks.{layer}.ffn.router.selection_bias.bias_E").sub_(2)
+    assert not grow(model, GrowConfig(num_experts=8, begin="dormant")).theory.exact
+
+
+def test_any_number_of_copies_shares_the_weight() -> None:
+    """(1 / 49) * 49 is not 1 in floating point."""
+    model = sparse(num_experts=2)
+    check_theory(model, grow(model, GrowConfig(num_experts=98, k=98, router_noise=0)), exact=True)
+
+
 def test_the_load_wakes_dormant_experts() -> None:
     """After enough steps against the load, their bias is back among the others'."""
     router = TopKRouterConfig(selection_bias=SelectionBiasConfig(rate=0.1))

@@ -81,6 +81,21 @@ def test_a_mixture_is_split_within_its_family(family) -> None:
     torch.testing.assert_close(logits(Path("after")), before, atol=1e-5, rtol=1e-5)
 
 
+def test_a_folder_remembers_earlier_edits() -> None:
+    twin(DENSE["mixtral"])
+    surgery("upcycle", "before", "--num-experts", "4")
+    Path("after").rename("between")
+    surgery("split", "between")
+    assert [edit["verb"] for edit in json.loads(Path("after/surgery.json").read_text())] == ["upcycle", "split"]
+
+
+def test_a_record_that_is_damaged_is_refused(capsys) -> None:
+    (twin(SPARSE["mixtral"]) / "surgery.json").write_text("[")
+    assert main(["surgery", "split", "before", "--out", "after", "--text", "text.txt"]) == 2
+    assert "before/surgery.json: must be JSON, got " in capsys.readouterr().err
+    assert not Path("after").exists()
+
+
 def test_what_no_family_can_say_is_written_in_our_own_format() -> None:
     twin(SPARSE["mixtral"])
     surgery("add-null", "before", "--begin", "never")

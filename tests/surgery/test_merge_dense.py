@@ -6,7 +6,8 @@ import pytest
 import torch
 from surgery.models import HIDDEN, built, change, dense, logits, sparse
 
-from sparsemix import MLPExpertsConfig, TopKRouterConfig
+from sparsemix import MLPExpertsConfig, MoE, TopKRouterConfig
+from sparsemix.interop.stored import StoredModel
 from sparsemix.models import AttentionConfig
 from sparsemix.surgery import MergeDenseConfig, merge_dense
 
@@ -41,6 +42,13 @@ def test_models_that_differ_make_a_model_that_theory_says_nothing_of() -> None:
     assert change(models[0], after) > 1e-4
 
 
+def test_every_block_with_an_ffn_has_the_mixture() -> None:
+    """Which blocks would be dense says nothing in a config without mixtures."""
+    models = [dense(seed, dense_first=1, dense_layers=(1,), without_ffn=(2,), num_layers=3) for seed in range(2)]
+    after = merge_dense(models, MergeDenseConfig()).model
+    assert [isinstance(block.ffn, MoE) for block in built(after).blocks] == [True, True, False]
+
+
 def test_each_tensor_is_read_once() -> None:
     models = [dense(seed) for seed in range(2)]
     built(merge_dense(models, MergeDenseConfig()).model)
@@ -62,15 +70,19 @@ def test_refuses(models, complaint) -> None:
         merge_dense(models(), MergeDenseConfig())
 
 
-def test_refuses_another_tokenizer(tmp_path) -> None:
-    models = []
-    for number in range(2):
-        file = tmp_path / str(number) / "tokenizer.json"
-        file.parent.mkdir()
-        file.write_text(str(number))
-        models.append(dense()._replace(files=(file,)))
+def test_refuses_another_tokenizer_but_not_another_chat_template(tmp_path) -> None:
+    def models(name: str) -> list[StoredModel]:
+        files = [tmp_path / str(number) / name for number in range(2)]
+        for number, file in enumerate(files):
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(str(number))
+        return [dense()._replace(files=(file,)) for file in files]
+
+    merge_dense(models("tokenizer_config.json"), MergeDenseConfig())
     with pytest.raises(ValueError, match=r"model 1: tokenizer\.json: must be the first one's"):
-        merge_dense(models, MergeDenseConfig())
+        merge_dense(models("tokenizer.json"), MergeDenseConfig())
+    with pytest.raises(ValueError, match=r"model 1: tokenizer\.json: must be the first one's"):
+        merge_dense([models("tokenizer.json")[0], dense()], MergeDenseConfig())
 
 
 def test_refuses_weights_of_which_there_cannot_be_so_many() -> None:

@@ -20,6 +20,9 @@ from sparsemix.surgery import (
     upcycle,
     with_record,
 )
+from sparsemix.tensors import Held
+
+NORM = "norm.weight"
 
 
 def test_an_edit_is_compared_with_the_first_model() -> None:
@@ -36,6 +39,16 @@ def test_an_edit_that_theory_is_wrong_about_is_refused() -> None:
 
     with pytest.raises(ValueError, match="surgery: must keep logits within 1e-05, since of a mistake, got "):
         operate(wrong, [sparse()], text())
+
+
+def test_logits_that_are_not_finite_are_refused_even_where_theory_promises_nothing() -> None:
+    def broken(models, _) -> Edited:
+        after = grow(models[0], GrowConfig())
+        tensors = {name: after.model.tensors.read(name) for name in after.model.tensors.specs}
+        return after._replace(model=after.model._replace(tensors=Held({**tensors, NORM: tensors[NORM] / 0})))
+
+    with pytest.raises(ValueError, match="surgery: must find finite logits before and after, got nan"):
+        operate(broken, [sparse()], text())
 
 
 def test_rounding_is_no_fault_of_an_edit() -> None:

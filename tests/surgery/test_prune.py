@@ -23,6 +23,7 @@ from sparsemix import (
     TopKRouterConfig,
     TopPRouterConfig,
 )
+from sparsemix.models import DepthConfig
 from sparsemix.surgery import FrequencyConfig, NAEEConfig, PruneConfig, REAPConfig, compare, keep_experts, prune
 from sparsemix.surgery import text as text_module
 from sparsemix.tensors import Held
@@ -130,6 +131,7 @@ LOSSLESS = {
 }
 LOSSY = {
     "softmax over all": TopKRouterConfig(normalize=False, selection_bias=BIAS),
+    "a bias beside probabilities": TopKRouterConfig(selection_bias=BIAS),
     "some groups": GroupLimitedRouterConfig(k=2, num_groups=2, keep_groups=1),
 }
 
@@ -152,6 +154,13 @@ def test_they_do_not_where_they_take_part_in_the_weights_or_the_choice_of_others
     assert "took part" in after.theory.why
     if router.type == "topk":
         assert change(model, after) > 1e-4
+
+
+def test_half_are_kept_unless_told_and_all_of_them_without_change():
+    model = sparse(num_experts=E)
+    assert prune(model, PruneConfig(), TEXT).model.config.moe.num_experts == E // 2
+    probable = sparse(num_experts=E, router=TopKRouterConfig(normalize=False))
+    check_theory(probable, prune(probable, PruneConfig(keep=E), TEXT), exact=True)
 
 
 def test_removing_what_tokens_chose_is_not_exact_and_theory_says_so():
@@ -234,6 +243,23 @@ def test_what_cannot_be_pruned_is_refused(message):
     with pytest.raises((ValueError, TypeError)) as refused:
         prune(sparse(num_experts=E, **fields), PruneConfig(keep=keep), TEXT)
     assert str(refused.value).startswith(message)
+
+
+def test_tokens_that_pass_mixtures_by_are_refused():
+    with pytest.raises(ValueError, match="depth: must be None, so that mixtures see all tokens, got Depth"):
+        prune(sparse(num_experts=E, depth=DepthConfig()), PruneConfig(), TEXT)
+
+
+@pytest.mark.parametrize("kept", [(0, 0, 1), (1, 0, 2), (-1, 0, 1), (0, 1, 6)])
+def test_experts_kept_are_named_in_order(kept):
+    with pytest.raises(ValueError, match="kept: layer 1: must be experts in order, of the 6 there are, got"):
+        keep_experts(sparse(num_experts=E), {0: (0, 1, 2), 1: kept})
+
+
+def test_experts_kept_are_as_many_of_each_group():
+    model = sparse(num_experts=E, router=GroupLimitedRouterConfig(k=2, num_groups=2, keep_groups=1))
+    with pytest.raises(ValueError, match="kept: layer 0: must be as many of each of the 2 groups, got"):
+        keep_experts(model, {0: (0, 1, 2, 3), 1: (0, 1, 3, 4)})
 
 
 def test_layers_that_keep_different_numbers_are_refused():

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import pytest
-from surgery.models import HIDDEN, built, check_theory, dense, kind_of, sparse
+from surgery.models import HIDDEN, built, check_theory, dense, kind_of, sparse, stored
 
 from sparsemix import (
     CapacityConfig,
     ClampedGLUExpertsConfig,
     ConcatExpertsConfig,
+    CopyExpertsConfig,
     GLUExpertsConfig,
     GroupLimitedRouterConfig,
     MLPExpertsConfig,
+    MoEConfig,
     Part,
     ReLURouterConfig,
     SelectionBiasConfig,
@@ -26,6 +28,7 @@ KINDS = [
     MLPExpertsConfig(hidden=HIDDEN, activation="gelu", bias=True),
 ]
 BIASED = SelectionBiasConfig()
+SEQUENCES = MoEConfig(num_experts=4, experts=CopyExpertsConfig(), item_dims=2)
 EXACT = [
     *(TopKRouterConfig(gate=gate) for gate in ("softmax_topk", "topk_softmax", "sigmoid")),
     *(TopKRouterConfig(gate=gate, normalize=False) for gate in ("softmax_topk", "sigmoid")),
@@ -83,6 +86,7 @@ def test_dense_blocks_and_shared_experts_stay() -> None:
         (lambda: dense(), "model: must have a mixture"),
         (lambda: sparse(kind=GLUExpertsConfig(hidden=9)), "num_shards: must divide"),
         (lambda: sparse(router=SwitchRouterConfig(capacity=None)), "router: must be topk"),
+        (lambda: stored(allow_leak=True, moe=SEQUENCES), "item_dims: must be 1"),
         (lambda: sparse(kind=ConcatExpertsConfig(parts=(Part(num_experts=4, experts=KINDS[0]),))), "experts: must be"),
     ],
 )

@@ -14,8 +14,10 @@ from sparsemix import (
     GLUExpertsConfig,
     GroupLimitedRouterConfig,
     HashRouterConfig,
+    HierarchicalRouterConfig,
     MLPExpertsConfig,
     NoisyTopKRouterConfig,
+    ReLURouterConfig,
     SelectionBiasConfig,
     SwitchRouterConfig,
     TopKRouterConfig,
@@ -41,6 +43,8 @@ SUM_TO_ONE = [
     NoisyTopKRouterConfig(),
     DenseRouterConfig(),
     TopPRouterConfig(p=0.2, normalize=True),
+    HashRouterConfig(vocab_size=17, k=3),
+    HierarchicalRouterConfig(num_groups=4),
 ]
 OTHERS = [
     TopKRouterConfig(normalize=False),
@@ -82,6 +86,12 @@ def test_virtual_groups_choose_whole_copies(kind, k, gate) -> None:
     model, router = dense(kind=kind), TopKRouterConfig(k=k, gate=gate)
     settings = UpcycleConfig(num_experts=12, num_shards=3, router=router, router_std=0.5)
     check_theory(model, upcycle(model, settings), exact=True)
+
+
+def test_experts_that_all_tie_are_not_chosen_as_whole_copies() -> None:
+    model = dense()
+    settings = UpcycleConfig(num_experts=12, num_shards=3, router=TopKRouterConfig(k=3), router_std=0)
+    check_theory(model, upcycle(model, settings), exact=False)
 
 
 def test_half_a_copy_is_not_the_ffn() -> None:
@@ -190,7 +200,7 @@ def test_experts_that_are_alike_get_gradients_that_differ_and_the_router_gets_so
         (dense(), {"num_shards": 5}, "num_shards: must divide the 12"),
         (dense(), {"num_shards": 3}, "num_experts: must be copies of all 3"),
         (dense(), {"num_shards": 4, "router": SwitchRouterConfig()}, "router: must be topk"),
-        (dense(), {"router": HashRouterConfig(vocab_size=17)}, "scaling: must be none"),
+        (dense(), {"router": ReLURouterConfig()}, "scaling: must be none"),
         (dense(), {"moe_every": 3}, "moe_every: must leave"),
         (dense(), {"num_experts": 2, "router": TopKRouterConfig(k=3)}, "k: must be in"),
         (dense(), {"router": ExpertChoiceRouterConfig(), "scaling": "none"}, "router: must be causal"),

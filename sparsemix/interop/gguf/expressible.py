@@ -105,6 +105,9 @@ def _check_latent(config: DecoderConfig, attention: LatentAttentionConfig) -> No
     if attention.rope_scaling is None:
         rule = "must be 1/sqrt(head size) without yarn"
         _demand(scores_as_usual(config), "attention.scale", rule, attention.scale, DEEPSEEK2)
+    else:  # its scale is said as a multiple of the logarithm of the factor
+        factor = attention.rope_scaling.factor
+        _demand(factor > 1, "attention.rope_scaling.factor", "must be above 1", factor, DEEPSEEK2)
     same_eps = attention.norm_eps in (None, config.norm_eps)
     rule = f"must be the model's {config.norm_eps}"
     _demand(same_eps, "attention.norm_eps", rule, attention.norm_eps, DEEPSEEK2)

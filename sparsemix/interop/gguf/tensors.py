@@ -151,8 +151,6 @@ def _slowdown(config: DecoderConfig) -> Tensor:
     """How many times slower each pair of a head turns than it would unstretched, (A/2,)."""
     attention = config.attention
     assert attention.rope_scaling is not None
-    exponent = torch.arange(0, attention.head_size(config.dim), 2, dtype=torch.float64) / attention.head_size(
-        config.dim
-    )
-    plain = attention.rope_theta**-exponent
+    head_dim = attention.head_size(config.dim)
+    plain = attention.rope_theta ** -(torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
     return (plain / attention.rope_scaling.frequencies(plain, attention.rope_theta)).float()

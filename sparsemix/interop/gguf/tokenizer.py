@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,8 @@ from sparsemix.checks import check
 from sparsemix.data.tokenizer import END
 from sparsemix.interop.gguf.metadata import Value
 from sparsemix.interop.gguf.words import merges, words_like
+from sparsemix.interop.own import GENERATION, read_object
+from sparsemix.interop.tokenizer_files import SETTINGS, TOKENIZER
 
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
 NOTHING = [""]
@@ -32,11 +33,12 @@ def vocabulary(files: Sequence[Path], vocab_size: int) -> dict[str, Value]:
             cannot.
     """
     named = {path.name: path for path in files}
-    if "tokenizer.json" not in named:
+    if TOKENIZER not in named:
         return {"tokenizer.ggml.model": "no_vocab"}
-    path = named["tokenizer.json"]
-    document, model = _read(path), tokenizers.Tokenizer.from_file(str(path))
+    path = named[TOKENIZER]
+    document = read_object(path)
     _check_byte_level(document, path)
+    model = tokenizers.Tokenizer.from_file(str(path))
     tokens, types = _tokens(model, vocab_size)
     found: dict[str, Value] = {
         "tokenizer.ggml.model": "gpt2",
@@ -48,19 +50,31 @@ def vocabulary(files: Sequence[Path], vocab_size: int) -> dict[str, Value]:
     return found | _ends(named, model) | _chat(named)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
 def _check_byte_level(document: dict[str, Any], path: Path) -> None:
-    kind, decoder = document["model"].get("type", "BPE"), (document.get("decoder") or {}).get("type")
-    rule, remedy = "must be a byte-level BPE", "export without the tokenizer, and give llama.cpp token ids"
-    check((kind, decoder) == ("BPE", "ByteLevel"), str(path), rule, f"{kind} with decoder {decoder}", remedy)
-    normalizer = document.get("normalizer")
-    unicode_only = normalizer is None or normalizer["type"] == "NFC"
-    check(unicode_only, str(path), "no normalizer that llama.cpp does not have", normalizer, remedy)
-    if normalizer is not None:
+    model, decoder = document.get("model") or {}, (document.get("decoder") or {}).get("type")
+    kind, remedy = model.get("type", "BPE"), "move the file away, and give llama.cpp token ids"
+    seen = f"{kind} with decoder {decoder}"
+    check(
+        (kind, decoder) == ("BPE", "ByteLevel") and "merges" in model,
+        str(path),
+        "must be a byte-level BPE",
+        seen,
+        remedy,
+    )
+    normalizers = _normalizers(document.get("normalizer"))
+    rule = "no normalizer that llama.cpp does not have"
+    check(set(normalizers) <= {"NFC"}, str(path), rule, ", ".join(normalizers), remedy)
+    if normalizers:
         warnings.warn("normalizer: llama.cpp does not bring text into the form NFC; do it before", stacklevel=2)
+
+
+def _normalizers(step: dict[str, Any] | None) -> list[str]:
+    """Their types; DeepSeek-V3's tokenizer has an empty sequence of them."""
+    if step is None:
+        return []
+    if step["type"] == "Sequence":
+        return [name for part in step["normalizers"] for name in _normalizers(part)]
+    return [step["type"]]
 
 
 def _tokens(model: tokenizers.Tokenizer, vocab_size: int) -> tuple[list[str], list[int]]:
@@ -78,7 +92,7 @@ def _tokens(model: tokenizers.Tokenizer, vocab_size: int) -> tuple[list[str], li
 
 
 def _ends(named: dict[str, Path], model: tokenizers.Tokenizer) -> dict[str, Value]:
-    """The ends of a text, and which of them `encode` adds. llama.cpp would take token 11 for what it is not told."""
+    """The ends of a text, and which of them are added to it. llama.cpp would take token 11 for what it is not told."""
     eos = _special(named, model, "eos")
     eos = model.token_to_id(END) if eos is None else eos
     check(eos is not None, "tokenizer", "must name the token that ends a text", "none", "add a tokenizer_config.json")
@@ -88,22 +102,28 @@ def _ends(named: dict[str, Path], model: tokenizers.Tokenizer) -> dict[str, Valu
     found: dict[str, Value] = {
         "tokenizer.ggml.eos_token_id": eos,
         "tokenizer.ggml.bos_token_id": eos if bos is None else bos,
-        "tokenizer.ggml.add_bos_token": whole[0] != plain[0],
-        "tokenizer.ggml.add_eos_token": whole[-1] != plain[-1],
+        "tokenizer.ggml.add_bos_token": _setting(named, "add_bos_token", whole[0] != plain[0]),
+        "tokenizer.ggml.add_eos_token": _setting(named, "add_eos_token", whole[-1] != plain[-1]),
     }
     pad = _special(named, model, "pad")
     return found if pad is None else found | {"tokenizer.ggml.padding_token_id": pad}
 
 
+def _setting(named: dict[str, Path], key: str, otherwise: bool) -> bool:
+    """What tokenizer_config.json says: for transformers it overrules what tokenizer.json does by itself."""
+    said = read_object(named[SETTINGS]).get(key) if SETTINGS in named else None
+    return said if isinstance(said, bool) else otherwise
+
+
 def _special(named: dict[str, Path], model: tokenizers.Tokenizer, kind: str) -> int | None:
     """The id of a special token, from the files beside the tokenizer that say it."""
-    if "tokenizer_config.json" in named:
-        token = _read(named["tokenizer_config.json"]).get(f"{kind}_token")
+    if SETTINGS in named:
+        token = read_object(named[SETTINGS]).get(f"{kind}_token")
         name = token["content"] if isinstance(token, dict) else token
         if name is not None:
             return model.token_to_id(name)
-    if "generation_config.json" in named:
-        index = _read(named["generation_config.json"]).get(f"{kind}_token_id")
+    if GENERATION in named:
+        index = read_object(named[GENERATION]).get(f"{kind}_token_id")
         return index[0] if isinstance(index, list) else index
     return None
 
@@ -112,5 +132,5 @@ def _chat(named: dict[str, Path]) -> dict[str, Value]:
     """The chat template, where there is one."""
     if "chat_template.jinja" in named:
         return {"tokenizer.chat_template": named["chat_template.jinja"].read_text(encoding="utf-8")}
-    template = _read(named["tokenizer_config.json"]).get("chat_template") if "tokenizer_config.json" in named else None
+    template = read_object(named[SETTINGS]).get("chat_template") if SETTINGS in named else None
     return {"tokenizer.chat_template": template} if isinstance(template, str) else {}

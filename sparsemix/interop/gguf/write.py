@@ -13,6 +13,8 @@ import torch
 
 from sparsemix.checks import check, require
 from sparsemix.files import PARTIAL, remove_empty, sync
+from sparsemix.interop.agree import check_tensors
+from sparsemix.interop.decoders import decoder_specs
 from sparsemix.interop.gguf.architecture import nearest
 from sparsemix.interop.gguf.expressible import check_expressible
 from sparsemix.interop.gguf.metadata import Value, metadata
@@ -37,13 +39,15 @@ def write_gguf(model: StoredModel, out: Path, dtype: FileType = "float32") -> No
         dtype: of matrices; q8_0 is 8 bits a number and a scale for every 32. Norms, biases and routers stay float32.
 
     Raises:
-        ValueError: there is such a file, or llama.cpp has no architecture or no pre-tokenizer that equals the model's.
+        ValueError: there is such a file, llama.cpp has no architecture or no pre-tokenizer that equals the model's, or
+            its tensors are not those of its config.
         ImportError: the gguf package is missing.
     """
     gguf = require("gguf", "to write GGUF files")
     check(not out.exists(), "out", "must be a new file", f"{out}, which exists", "remove it, or choose another")
     architecture = nearest(model.config)
     check_expressible(model.config, architecture)
+    check_tensors(model.tensors.specs, decoder_specs(model.config), "model")
     values = _general(out, dtype) | metadata(model.config, architecture)
     values |= vocabulary(model.files, model.config.vocab_size)
     tensors = Derived(model.tensors, recipes(model.config, architecture, model.tensors))

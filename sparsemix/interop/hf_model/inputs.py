@@ -44,5 +44,5 @@ def check_taken(input_ids: Tensor | None, others: Mapping[str, Any]) -> None:
     """Raise `ValueError` unless there are token ids, and arguments of other models are at most None or False."""
     for name, value in others.items():
         taken = value is None or value is False
-        check(taken, name, "is nothing that this model takes", f"a {type(value).__name__}", "leave it out")
+        check(taken, name, "is no argument of this model", f"a {type(value).__name__}", "leave it out")
     check(input_ids is not None, "input_ids", "must be given", "none", "pass token ids")

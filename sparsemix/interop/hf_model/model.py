@@ -145,6 +145,9 @@ class SparsemixForCausalLM(PreTrainedModel, GenerationMixin):
             check_grows(past)
             rule, remedy = "not with a mixture of depths, which keeps fewer tokens", "pass use_cache=False"
             check(self.model.config.depth is None, "past_key_values", rule, type(past).__name__, remedy)
+            rule = "not together with gradient checkpointing, which would fill it twice"
+            checkpointing = self.gradient_checkpointing and self.training
+            check(not checkpointing, "past_key_values", rule, type(past).__name__, remedy)
             cache = as_ours(past, len(self.model.blocks), tokens_BS, valid)
         return {
             "tokens_BS": tokens_BS,

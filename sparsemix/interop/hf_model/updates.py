@@ -10,7 +10,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from sparsemix.checks import check
 from sparsemix.interop.hf_model.model import SparsemixForCausalLM
-from sparsemix.interop.hf_model.output import SparsemixOutput
+from sparsemix.models import Decoder, DecoderOutput
 from sparsemix.routers import Router
 from sparsemix.routing import flatten
 
@@ -25,24 +25,26 @@ class RouterUpdates(TrainerCallback):
 
     def __init__(self) -> None:
         self._totals: Statistics = []
-        self._hook: Any = None
-        self._before = False
+        self._hooks: list[Any] = []
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **others: Any
     ) -> None:
         """Begin to watch routings."""
-        rule, remedy = "must be 1, since loads are not summed over processes", "train with train.py's own loop"
+        rule, remedy = "must be 1, since loads are not summed over processes", "train with one process"
         check(args.world_size == 1, "world_size", rule, args.world_size, remedy)
-        wrapper = _wrapper(model)
-        self._before, wrapper.config.output_routings = wrapper.config.output_routings, True
-        self._hook = wrapper.register_forward_hook(self._watch)
+        self._stop()  # watching for a training that was interrupted
+        decoder = _decoder(model)
+        self._hooks = [
+            decoder.register_forward_pre_hook(_keep_routings, with_kwargs=True),
+            decoder.register_forward_hook(self._watch),
+        ]
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **others: Any
     ) -> None:
         """Hand each router what it wants to know of the whole batch."""
-        for router, statistic in zip(_routers(_wrapper(model)), self._totals, strict=True):
+        for router, statistic in zip(_routers(_decoder(model)), self._totals, strict=True):
             if statistic is not None:
                 router.update(statistic)
         self._totals = []
@@ -51,27 +53,35 @@ class RouterUpdates(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **others: Any
     ) -> None:
         """Stop watching."""
-        self._hook.remove()
-        _wrapper(model).config.output_routings = self._before
+        self._stop()
 
-    def _watch(self, wrapper: nn.Module, args: Any, output: SparsemixOutput) -> None:
-        assert isinstance(wrapper, SparsemixForCausalLM)
-        if not wrapper.training or output.routings is None:
+    def _watch(self, decoder: Decoder, args: Any, output: DecoderOutput) -> None:
+        if not decoder.training:
             return
         with torch.no_grad():
-            routings = [one for routing in output.routings for one in flatten(routing)]
-            found = [router.statistic(one) for router, one in zip(_routers(wrapper), routings, strict=True)]
+            routings = [one for kept in output.collected for one in flatten(kept.routing)]
+            found = [router.statistic(one) for router, one in zip(_routers(decoder), routings, strict=True)]
         pairs = zip(self._totals or [None] * len(found), found, strict=True)
         self._totals = [new if old is None or new is None else old + new for old, new in pairs]
 
+    def _stop(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks, self._totals = [], []
 
-def _wrapper(model: nn.Module) -> SparsemixForCausalLM:
-    """The model inside PEFT's and others'."""
+
+def _keep_routings(decoder: Decoder, args: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Beside what the wrapper collects; the config, which checkpoints are saved with, stays as it is."""
+    collect = options["collect"]
+    return args, options | {"collect": lambda layer, routing: collect(layer, routing)._replace(routing=routing)}
+
+
+def _decoder(model: nn.Module) -> Decoder:
+    """Inside PEFT's models and others'."""
     found = [module for module in model.modules() if isinstance(module, SparsemixForCausalLM)]
     check(len(found) == 1, "model", "must have one SparsemixForCausalLM", len(found), "give Trainer such a model")
-    return found[0]
+    return found[0].model
 
 
-def _routers(wrapper: SparsemixForCausalLM) -> list[Router]:
-    decoder = wrapper.model
+def _routers(decoder: Decoder) -> list[Router]:
     return [router for layer in decoder.config.moe_layers for router in decoder.blocks[layer].ffn.routers()]  # type: ignore[union-attr]

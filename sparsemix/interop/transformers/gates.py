@@ -73,7 +73,7 @@ def _custom(experts: Any, function: Callable[..., Any], width: int) -> Custom:
 
 
 def _unknown(experts: Any) -> None:
-    """Of no gate that we have."""
+    """Nothing of ours: the family's function runs as it is."""
 
 
 def _clamped_swiglu(experts: Any) -> ClampedGated:
@@ -87,7 +87,7 @@ def _clamped_act(experts: Any) -> ClampedGated | None:
 
 
 def _wide(experts: Any) -> Gated | None:
-    """In float32 whatever the type; ours rounds once more in narrower types, where it is not float32 inside."""
+    """The family computes it in float32 whatever the dtype; of narrower ones ours rounds the activation once more."""
     name = name_of(experts.act_fn)
     return Gated(name) if name else None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sparsemix.interop.transformers.gates import check_served
 from sparsemix.kernels import Activation, ExpertWeights
@@ -43,10 +43,10 @@ def _matrices(experts: Any, name: str) -> Tensor:
 
 
 def _tensor(experts: Any, name: str, axes: int) -> Tensor:
-    found = getattr(experts, name, None)
-    is_tensor = isinstance(found, Tensor)
-    check_served(experts, is_tensor, f"{name} must be a tensor of all experts", type(found).__name__)
-    assert isinstance(found, Tensor)
+    """One whose numbers lie where it says: quantised and distributed ones are subclasses, and read past that."""
+    found: Any = getattr(experts, name, None)
+    plain = type(found) in (Tensor, nn.Parameter)
+    check_served(experts, plain, f"{name} must be an ordinary tensor of all experts", type(found).__name__)
     check_served(experts, found.ndim == axes, f"{name} must have {axes} axes", tuple(found.shape))
     check_served(experts, found.dtype in DTYPES, f"{name} must be of an ordinary floating-point type", found.dtype)
     return found

@@ -23,6 +23,10 @@ class Norm(torch.nn.LayerNorm):
         torch.nn.init.normal_(self.bias)
 
 
+class Quantized(torch.Tensor):
+    """Of an ordinary dtype, as such tensors say of themselves, with the numbers elsewhere."""
+
+
 def compare(experts, x_TD, index_TK, weight_TK):
     inputs = [x_TD, weight_TK, *experts.parameters()]
     actual, expected = experts(x_TD, index_TK, weight_TK), loop(experts, x_TD, index_TK, weight_TK)
@@ -111,8 +115,11 @@ REFUSED = {
     r"MadeUpExperts: gate_up_proj must be 2 times as wide as what down_proj reads, got 24 and 10; use another": {
         "down_proj": torch.nn.Parameter(torch.zeros(5, 8, 10))
     },
-    r"MadeUpExperts: gate_up_proj must be a tensor of all experts, got ModuleList; use another": {
+    r"MadeUpExperts: gate_up_proj must be an ordinary tensor of all experts, got ModuleList; use another": {
         "gate_up_proj": torch.nn.ModuleList()
+    },
+    r"MadeUpExperts: down_proj must be an ordinary tensor of all experts, got Quantized; use another": {
+        "down_proj": torch.zeros(5, 8, 12).as_subclass(Quantized)
     },
 }
 

@@ -1,0 +1,61 @@
+"""docs/interop.md is made of its text and of the results that there are."""
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MEASURED_ON = {
+    "device": "cpu",
+    "cpu": "A CPU",
+    "threads": 1,
+    "dtype": "float32",
+    "versions": {"torch": "2"},
+    "commit": None,
+    "date": "2026-01-02T03:04:05",
+}
+EQUAL = {
+    "family": "one",
+    "experts": "OneExperts",
+    "equal": True,
+    "forward_error": 1e-7,
+    "gradient_error": 2e-6,
+    "k": 2,
+    "num_experts": 4,
+    "gated": True,
+    "interleaved": False,
+    "transposed": True,
+    "bias": False,
+    "norm": False,
+    "own_gate": False,
+}
+
+
+@pytest.fixture
+def made():
+    return importlib.import_module("interop_page")
+
+
+def test_the_page_is_up_to_date(made):
+    text = made.TEXT.read_text(encoding="utf-8")
+    assert (ROOT / "docs" / "interop.md").read_text(encoding="utf-8") == made.page(text, made.RESULTS), "run: make docs"
+
+
+def test_families_that_are_not_equal_stand_out(made, tmp_path):
+    failed = EQUAL | {"family": "two", "equal": False, "gradient_error": 0.5}
+    absent = {"family": "three", "experts": "ThreeExperts", "equal": False, "reason": "ValueError: no config"}
+    found = {"measured_on": MEASURED_ON, "families": [EQUAL, failed, absent]}
+    (tmp_path / "interop_families.json").write_text(json.dumps(found))
+    lines = made.page("before\n<!-- families -->\nafter", tmp_path).splitlines()
+    assert lines[1].startswith("1 of 3 kinds of experts, in 3 families, are equal: A CPU, 1 thread, float32, torch 2,")
+    assert lines[-4:-1] == [
+        "| one | OneExperts | gated, transposed | 2 of 4 | 1.0e-07 | 2.0e-06 | yes |",
+        "| two | OneExperts | gated, transposed | 2 of 4 | 1.0e-07 | 5.0e-01 | NO |",
+        "| three | ThreeExperts | ValueError: no config | | | | no |",
+    ]
+
+
+def test_what_is_not_measured_says_how_to(made, tmp_path):
+    assert made.page("<!-- interop -->\n", tmp_path) == "Not measured yet (`benchmarks/interop.py`).\n"
