@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -16,6 +15,7 @@ from sparsemix.checks import check
 from sparsemix.cli.proof_step import losses_of, step_of
 from sparsemix.config import read_json
 from sparsemix.interop import StoredModel, build, open_model
+from sparsemix.interop.decoders import decoder_specs
 from sparsemix.interop.families import FAMILIES
 from sparsemix.interop.own import CONFIG, MODEL_TYPE
 from sparsemix.kernels import BackendName
@@ -23,16 +23,17 @@ from sparsemix.layer import MoEConfig
 from sparsemix.models import Decoder, DecoderConfig
 from sparsemix.runs import RunFolder, read_metrics
 from sparsemix.runs.folder import RUN
+from sparsemix.tensors import open_folder
 from sparsemix.train import AdamWConfig, TrainConfig, choose_precision
 from sparsemix.verify import (
-    BYTES_PER_PARAMETER,
     Finding,
     Subject,
     check_experts,
     check_logits,
     check_metrics,
+    check_room,
     check_tensors,
-    free_memory,
+    reach,
     some_tokens,
     verify_blocks,
     verify_decoder,
@@ -67,32 +68,36 @@ class Asked(NamedTuple):
         return choose_precision(self.device, "float32").device
 
 
-def proofs(path: Path, asked: Asked) -> list[Proof]:
-    """What is proven of a path, by name; nothing is computed yet.
+def proofs(path: Path, asked: Asked) -> Iterator[Proof]:
+    """What is proven of a path, by name; of a folder of runs, each is opened when its turn comes.
 
     Raises:
         ValueError: there is no such thing, or it cannot be read.
     """
+    name = path.resolve().name
     if not path.is_dir():
-        return [(path.name, _of_file(path, asked))]
-    if (path / RUN).is_file():
-        return [(path.name, _of_run(path, asked))]
-    runs = sorted(found.parent for found in path.glob(f"*/{RUN}"))
-    if runs:
-        return [(f"{path.name}/{run.name}", _of_run(run, asked)) for run in runs]
-    return [(path.name, _of_model(path, asked))]
+        yield name, _of_file(path, asked)
+    elif (path / RUN).is_file():
+        yield name, _of_run(path, asked)
+    elif runs := sorted(found.parent for found in path.glob(f"*/{RUN}")):
+        for run in runs:
+            yield f"{name}/{run.name}", _of_run(run, asked)
+    else:
+        yield name, _of_model(path, asked)
 
 
 def _of_file(path: Path, asked: Asked) -> Iterator[Finding]:
-    """Of weights that were just drawn: all mixtures of a decoder are then alike, and the first stands for all."""
+    """A config has no weights, so they are drawn; mixtures are then alike, and the first stands for all."""
     keys = _read_object(path)
     if "num_experts" in keys:
+        _check_no_layers(asked, "the config of a layer")
         return _of_layer(read_json(MoEConfig, path), asked)
     if "vocab_size" in keys:
         model = read_json(DecoderConfig, path)
         config = TrainConfig(model=model, optimizer=AdamWConfig(), sequence_length=min(256, model.context))
     else:
         config = read_json(TrainConfig, path)
+    check_room(decoder_specs(config.model), asked.torch_device, "verify a smaller model, or the config of a layer")
     decoder = config.model.build(config.seed)
     asked = asked._replace(layers=asked.layers or config.model.moe_layers[:1])
     return _of_decoder(decoder, config, asked, ())
@@ -130,7 +135,7 @@ def _of_run(path: Path, asked: Asked) -> Iterator[Finding]:
 
 
 def _of_model(path: Path, asked: Asked) -> Iterator[Finding]:
-    """In our own format, or in Hugging Face's: of a family that our decoder can be, or of another."""
+    """A folder in our own format or in Hugging Face's, of a family that our decoder can be or of another."""
     kind = _read_object(path / CONFIG).get("model_type")
     if kind not in (MODEL_TYPE, *FAMILIES, None):
         return _of_stranger(path, kind, asked)
@@ -147,33 +152,29 @@ def _of_stored(model: StoredModel, config: TrainConfig, asked: Asked, theirs: Pa
         _check_layers(model.config, asked.layers)
         blocks = verify_blocks(model, asked.layers, losses_of(config), asked.tokens, asked.torch_device, asked.backends)
         return chain(tensors, blocks)
-    _check_room(sum(math.prod(spec.shape) for spec in model.tensors.specs.values()), asked)
+    check_room(model.tensors.specs, asked.torch_device, "take single blocks apart: --layers 0")
     decoder = build(model, asked.torch_device, torch.float32)
     whole = _of_decoder(decoder, config, asked, model.files)
     if theirs is None:
         return chain(tensors, whole)
-    tokens_BS = some_tokens(model.config.vocab_size, min(asked.tokens, 2 * model.config.context), model.files)
-    logits = (check_logits(theirs, decoder, one) for one in (tokens_BS.to(asked.torch_device),))
+    tokens_1S = some_tokens(model.config.vocab_size, 2 * reach(model.config, asked.tokens), model.files)[:1]
+    logits = (check_logits(theirs, decoder, one) for one in (tokens_1S.to(asked.torch_device),))
     return chain(tensors, logits, whole)
 
 
 def _of_stranger(path: Path, kind: object, asked: Asked) -> Iterator[Finding]:
-    _check_room(sum(file.stat().st_size for file in path.glob("*.safetensors")) // 2, asked)
+    _check_no_layers(asked, f"the family {kind}, which our decoder cannot be")
+    check_room(open_folder(path).specs, asked.torch_device, "verify it on a machine with more memory")
     document = _read_object(path / CONFIG)
-    vocab_size = document.get("vocab_size") or document.get("text_config", {}).get("vocab_size")
+    vocab_size: Any = document.get("vocab_size") or (document.get("text_config") or {}).get("vocab_size")
     check(isinstance(vocab_size, int), f"{path / CONFIG}: vocab_size", "must be a number", vocab_size, "give it")
     tokens_BS = some_tokens(int(vocab_size), asked.tokens, tuple(path.glob("tokenizer.json")))
     reason = f"the family {kind} is none that our decoder can be"
     return check_experts(path, tokens_BS.to(asked.torch_device), reason)
 
 
-def _check_room(parameters: int, asked: Asked) -> None:
-    """Refuse what would drive the machine into its swap."""
-    if asked.torch_device.type != "cpu":
-        return
-    needed, free = BYTES_PER_PARAMETER * parameters, free_memory()
-    seen, remedy = f"{needed / 1e9:.1f} GB with {free / 1e9:.1f} GB free", "take single blocks apart: --layers 0"
-    check(needed <= free, "memory", "all checks of the whole model must have room", seen, remedy)
+def _check_no_layers(asked: Asked, what: str) -> None:
+    check(not asked.layers, "layers", f"must not be given with {what}", list(asked.layers), "leave it out")
 
 
 def _check_layers(config: DecoderConfig, layers: Sequence[int]) -> None:

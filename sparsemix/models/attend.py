@@ -48,15 +48,15 @@ def attend(
 
 
 def _with_sink(query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask, scale: float, sink_H: Tensor) -> Tensor:
-    """The sink as a first key: no value, and a logit that stands in a dimension of their own of queries and this key.
+    """The sink becomes a first key of value 0: in one more dimension it holds a 1, other keys 0, and queries the logit.
 
-    It is the query that holds the logit, since heads share keys. A causal mask counts as many queries as keys: then a
-    query is put before the others too, that sees the sink alone.
+    Queries hold it since heads may share keys. A causal mask wants as many queries as keys: then one more query
+    goes first, which sees the sink alone and is dropped.
     """
     size, before = query.shape[-1], int(mask.causal)
     column = (sink_H / scale).to(query.dtype)[:, None, None].expand(*query.shape[:-1], 1)
     query = F.pad(torch.cat([query, column], dim=-1), (0, SINK_WIDTH - 1, before, 0))
-    sink_key = key.new_zeros(size + SINK_WIDTH).index_fill(0, torch.tensor([size], device=key.device), 1)
+    sink_key = F.pad(key.new_ones(1), (size, SINK_WIDTH - 1))
     key = torch.cat([sink_key.expand(*key.shape[:2], 1, -1), F.pad(key, (0, SINK_WIDTH))], dim=2)
     value = F.pad(value, (0, SINK_WIDTH, 1, 0))
     allowed = None if mask.allowed is None else F.pad(mask.allowed, (1, 0), value=True)
@@ -65,7 +65,7 @@ def _with_sink(query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask, s
 
 
 def _one_query(query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask, scale: float, sink_H: Tensor) -> Tensor:
-    """Written out, since the scores of one query are few, and the keys so far stay where they are."""
+    """Written out: one query has few scores, and no key of the cache is copied."""
     of_key = query.shape[1] // key.shape[1]
     scores = query.reshape(*key.shape[:2], of_key, -1) @ key.mT * scale
     if mask.allowed is not None:

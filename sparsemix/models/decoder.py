@@ -21,7 +21,7 @@ from sparsemix.models.depth import DepthConfig
 from sparsemix.models.init import InitConfig, initialize
 from sparsemix.models.latent_attention import LatentAttentionConfig
 from sparsemix.models.masks import WindowConfig
-from sparsemix.models.primitives import RMSNorm
+from sparsemix.models.primitives import Linear, RMSNorm
 from sparsemix.models.tokens import Tokens, place, token_info
 from sparsemix.routing import Routing
 from sparsemix.soft import SoftMoE
@@ -166,9 +166,9 @@ class Decoder(nn.Module):
         blocks = nn.ModuleList(config.block(layer) for layer in range(config.num_layers))
         self.blocks = cast("Sequence[Block]", blocks)
         self.norm = RMSNorm(config.dim, config.norm_eps)
-        self.unembedding = None
+        self.unembedding: nn.Linear | None = None
         if not config.tie_embeddings:
-            self.unembedding = nn.Linear(config.dim, config.vocab_size, bias=False)
+            self.unembedding = Linear(config.dim, config.vocab_size, bias=False)
         if not config.allow_leak:
             _check_causal(self)
 
@@ -229,7 +229,7 @@ class Decoder(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Unembed hidden states (..., D): (..., V), the same dtype."""
-        return linear(hidden, self.unembed_VD)
+        return linear(hidden, self.embedding.weight) if self.unembedding is None else self.unembedding(hidden)
 
     def new_cache(self, batch_size: int, max_length: int) -> KVCache:
         """An empty key-value cache for sequences of at most `max_length` tokens, padding included."""

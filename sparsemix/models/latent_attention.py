@@ -100,8 +100,9 @@ class LatentAttention(nn.Module):
         kept = self._kept(x_BSD, rotary)
         if cache is not None:
             (kept,) = cache.append(kept)
-        one_by_one = cache is not None and x_BSD.shape[1] == 1
-        mixed = (self._absorbed if one_by_one else self._expanded)(query, query_rope, kept, mask)
+        # An adapter or a quantised layer in the place of key_value_up is more than its weight, and has to be called.
+        absorbed = cache is not None and x_BSD.shape[1] == 1 and type(self.key_value_up) is Linear
+        mixed = (self._absorbed if absorbed else self._expanded)(query, query_rope, kept, mask)
         return self.output(mixed.transpose(1, 2).flatten(2))
 
     def new_cache(self, batch_size: int, max_length: int) -> LayerCache:

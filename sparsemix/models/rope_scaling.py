@@ -78,7 +78,7 @@ class YarnConfig:
     beta_slow: float = Field(default=1, gt=0)
     """Dimensions that turn at most so many times in the original context are interpolated."""
     attention_factor: float | None = None
-    """Multiplies queries and keys; None: 0.1 ln(factor) + 1."""
+    """Multiplies the parts of queries and keys that turn; None: 0.1 ln(factor) + 1."""
     truncate: bool = True
     """Round the ends of the ramp outwards to whole dimensions."""
 

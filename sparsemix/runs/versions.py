@@ -15,13 +15,14 @@ Migration = Callable[[Kind, dict[str, Any]], dict[str, Any]]
 
 def kinds_of_attention(kind: Kind, document: dict[str, Any]) -> dict[str, Any]:
     """2: attention is one of several kinds, and YaRN one of several scalings of rotary frequencies."""
-    attention = document.get("model", {}).get("attention") if kind == "config" else None
-    if attention is None:
+    model = document.get("model") if kind == "config" else None
+    attention = model.get("attention") if isinstance(model, dict) else None
+    if not isinstance(attention, dict):
         return document
     yarn = attention.get("yarn")
     others = {name: value for name, value in attention.items() if name != "yarn"}
     changed = {"type": "grouped", **others, "rope_scaling": None if yarn is None else {"type": "yarn", **yarn}}
-    return document | {"model": document["model"] | {"attention": changed}}
+    return document | {"model": {**document["model"], "attention": changed}}
 
 
 FORMAT_VERSION = 2

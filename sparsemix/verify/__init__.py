@@ -1,8 +1,8 @@
 """Proof that a layer, a run or a model of another library computes what it should."""
 
-from sparsemix.verify.blocks import BYTES_PER_PARAMETER, free_memory, verify_blocks
+from sparsemix.verify.blocks import check_room, verify_blocks
 from sparsemix.verify.checkpoint import check_metrics, check_tensors
-from sparsemix.verify.counterpart import check_experts, check_logits
+from sparsemix.verify.counterpart import check_experts, check_logits, reach
 from sparsemix.verify.finding import Finding
 from sparsemix.verify.proof import subjects, verify_decoder, verify_layer
 from sparsemix.verify.situations import Subject
@@ -10,15 +10,15 @@ from sparsemix.verify.step import Step
 from sparsemix.verify.text import some_tokens
 
 __all__ = [
-    "BYTES_PER_PARAMETER",
     "Finding",
     "Step",
     "Subject",
     "check_experts",
     "check_logits",
     "check_metrics",
+    "check_room",
     "check_tensors",
-    "free_memory",
+    "reach",
     "some_tokens",
     "subjects",
     "verify_blocks",

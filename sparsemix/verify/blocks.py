@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 
 from sparsemix.balance import Loss
+from sparsemix.checks import check
 from sparsemix.interop import StoredModel
 from sparsemix.kernels import BackendName
 from sparsemix.layer import MoE
+from sparsemix.tensors import Spec
 from sparsemix.verify.backends import BACKENDS
 from sparsemix.verify.finding import Finding
 from sparsemix.verify.proof import verify_layer
@@ -48,8 +51,20 @@ def read_mixture(model: StoredModel, layer: int) -> MoE:
     return moe
 
 
+def check_room(specs: Mapping[str, Spec], device: torch.device, remedy: str) -> None:
+    """Refuse a model whose verification would drive the machine into its swap.
+
+    Raises:
+        ValueError: the CPU's memory has not the room.
+    """
+    needed, free = BYTES_PER_PARAMETER * sum(math.prod(spec.shape) for spec in specs.values()), free_memory()
+    seen = f"{needed / 1e9:.1f} GB with {free / 1e9:.1f} GB free"
+    rule = "all checks of the whole model must have room"
+    check(device.type != "cpu" or needed <= free, "memory", rule, seen, remedy)
+
+
 def free_memory() -> int:
-    """Bytes that can be had without taking them from others; where Linux does not say, those that nobody uses."""
+    """Bytes that programs can have without swapping; where Linux does not say, those that are unused."""
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
         lines = dict(line.split(":") for line in meminfo.read_text().splitlines())

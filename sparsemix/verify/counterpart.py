@@ -12,30 +12,43 @@ from torch import Tensor
 
 from sparsemix.checks import require
 from sparsemix.interop.transformers import register
-from sparsemix.models import Decoder, evaluating
+from sparsemix.models import Decoder, DecoderConfig, evaluating
 from sparsemix.verify.finding import Comparison, Finding, does_not_apply
 from sparsemix.verify.situations import gradients, upstream
 
 PURPOSE = "to compare with its models"
+FAR, FARTHEST = 128, 512
+"""Tokens in a row that logits are compared on, and the widest window that more of them are taken for."""
+
+
+def reach(config: DecoderConfig, num_tokens: int) -> int:
+    """How many tokens in a row show all of a model: windows and slowed down frequencies act only from afar."""
+    beyond = 0 if config.window is None or config.window.size > FARTHEST else config.window.size + 8
+    return min(max(num_tokens, FAR, beyond), config.context)
 
 
 @torch.no_grad()
 def check_logits(folder: Path, decoder: Decoder, tokens_BS: Tensor) -> Finding:
     """The decoder that was imported, and what transformers makes of the same folder, on the same tokens."""
-    theirs = _load(folder).to(tokens_BS.device)
+    theirs = _load(folder)[0].to(tokens_BS.device)
     expected = theirs(input_ids=tokens_BS, use_cache=False).logits
     with evaluating(decoder):
         actual = decoder.logits(decoder(tokens_BS).hidden_BSD)
-    comparison = Comparison(decoder.config.dim * decoder.config.num_layers**2, torch.float32)
+    comparison = Comparison(decoder.config.dim * decoder.config.num_layers, torch.float32)
     comparison.add(f"{tokens_BS.numel()} tokens", [("logits", actual)], [expected])
-    return comparison.finding("logits", "model", f"transformers' {type(theirs).__name__}")
+    against, window = f"transformers' {type(theirs).__name__}", decoder.config.window
+    if window is not None and tokens_BS.shape[1] <= window.size < decoder.config.context:
+        against += f"; no token was outside the window of {window.size}: raise --tokens"
+    return comparison.finding("logits", "model", against)
 
 
 def check_experts(folder: Path, tokens_BS: Tensor, reason: str) -> Iterator[Finding]:
     """Of a family that our decoder is not: each experts module by our kernels against its own loop in float64."""
     yield does_not_apply("import", "model", reason)
     register()
-    model = _load(folder).to(tokens_BS.device)
+    model, misfits = _load(folder)
+    yield Finding("tensors", "checkpoint", "; ".join(misfits[:3]) or "each in its place", not misfits)
+    model = model.to(tokens_BS.device)
     seen = _inputs(model, tokens_BS)
     if not seen:
         yield does_not_apply(
@@ -47,6 +60,9 @@ def check_experts(folder: Path, tokens_BS: Tensor, reason: str) -> Iterator[Find
     model.set_experts_implementation("sparsemix")
     for name, inputs in seen.items():
         module = model.get_submodule(name)
+        if module.config._experts_implementation != "sparsemix":  # or it would be compared with itself
+            yield Finding("experts by sparsemix", name, f"{type(module).__name__} did not take our kernels", False)
+            continue
         comparison = Comparison(max(size for p in module.parameters() for size in p.shape[1:]), torch.float32)
         actual, expected = _pass(module, inputs, torch.float32), _pass(doubles[name], inputs, torch.float64)
         names = [
@@ -62,11 +78,24 @@ def check_experts(folder: Path, tokens_BS: Tensor, reason: str) -> Iterator[Find
     yield comparison.finding("logits", "model", "the same model with eager experts")
 
 
-def _load(folder: Path) -> Any:
+def _load(folder: Path) -> tuple[Any, list[str]]:
+    """The model in float32, and which of its tensors and those of the files do not belong together.
+
+    Transformers only warns of these, and leaves random numbers where a tensor is missing.
+    """
     transformers: Any = require("transformers", PURPOSE)
     settings = {"dtype": torch.float32, "attn_implementation": "eager", "experts_implementation": "eager"}
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, **settings)
-    return model.eval()
+    safe = {"local_files_only": True, "use_safetensors": True, "trust_remote_code": False}
+    try:
+        model, info = transformers.AutoModelForCausalLM.from_pretrained(
+            folder, output_loading_info=True, **safe, **settings
+        )
+    except Exception as error:  # whatever the code of its family raises
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        rule, remedy = "must be a language model that transformers can load", "see what transformers says of it"
+        raise ValueError(f"{folder}: {rule}, got {reason}; {remedy}") from error
+    misfits = [f"{name} is missing" for name in sorted(info["missing_keys"])]
+    return model.eval(), misfits + [f"{name} is left over" for name in sorted(info["unexpected_keys"])]
 
 
 @torch.no_grad()

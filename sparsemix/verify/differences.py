@@ -11,7 +11,7 @@ from sparsemix.verify.finding import Comparison, Finding
 from sparsemix.verify.situations import SEED, Subject, fixed_noise, gradients, twin, upstream, wide
 
 STEP = 1e-6
-"""Of the size of a parameter. What the rounding of float64 leaves of a difference then has nine digits."""
+"""Relative to the size of a parameter; in float64, the difference then has about nine digits."""
 TOLERANCE = 1e-6
 TRIES = 3
 """Directions: a step may cross a kink, of a ReLU or of a choice of experts, but hardly three times."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsemix.experts import ConcatExperts, ConstantExperts, CopyExperts, ModuleExperts, ZeroExperts
+from sparsemix.experts import ConcatExperts, ConstantExperts, CopyExperts, ModuleExperts, TiedExperts, ZeroExperts
 from sparsemix.experts.glu import GLU, GLUExperts
 from sparsemix.experts.mlp import MLP, MLPExperts
 from sparsemix.layer import MoE
@@ -79,6 +79,9 @@ def functions_of(experts: Any) -> Sequence[OfRows]:
         case ConstantExperts():
             pairs = zip(experts.share_E2D.unbind(), experts.constant_E1D.unbind())
             return [_constant(share_2D, constant_1D) for share_2D, constant_1D in pairs]
+        case TiedExperts():
+            distinct = functions_of(experts.experts)
+            return [distinct[owner] for owner in experts.owner_E.tolist()]
         case ModuleExperts():
             return [_module(module) for module in experts.experts]
     raise TypeError(f"experts: must be of a kind that has a definition, got {type(experts).__name__}; write it down")

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 SAFETY = 16
-"""Rounding errors of a sum of n terms grow as sqrt(n); no sum here, several of them deep, has been seen at half of
-what this factor allows."""
+"""Rounding errors of a sum of n terms grow as sqrt(n). The factor leaves room for several sums in a row; no sound layer
+has been seen to use half of it."""
 NEGLIGIBLE = 0.1
-"""Of the largest number compared together: smaller tensors are measured by that. They are sums which all but cancel, as
-the gradients of a sure router; one that is wrong altogether is found from a few millionths of the largest on."""
+"""A tensor whose numbers are all below this share of the largest number compared with it is measured by that share: it
+may be what is left of terms that nearly cancel, as the gradient of a router that is sure. If it is wrong altogether,
+that is still found unless it is below a few millionths of the largest."""
 
 
 class Finding(NamedTuple):

@@ -30,6 +30,8 @@ class Gate(NamedTuple):
     """bool, False for experts that are chosen but not computed."""
     may_drop: bool
     """Whether edges may be left out for want of room, or because their weight is 0."""
+    in_groups: bool
+    """Whether groups of experts compete first: where two groups tie, rounding exchanges all of their experts."""
 
 
 def gate_of(router: Any, x_TD: Tensor, previous: Routing | None) -> Gate | None:
@@ -59,7 +61,8 @@ def gate_of(router: Any, x_TD: Tensor, previous: Routing | None) -> Gate | None:
 
     k = num_experts if config.type == "dense" else getattr(config, "k", 1)
     may_drop = config.type == "dense" or getattr(config, "capacity", None) is not None
-    return Gate(preference_TE, k, weights, scores_TE / scores_TE.sum(-1, keepdim=True), counted_E, may_drop)
+    probs_TE = scores_TE / scores_TE.sum(-1, keepdim=True)
+    return Gate(preference_TE, k, weights, probs_TE, counted_E, may_drop, config.type == "group_limited")
 
 
 def _kind(config: Any) -> str:

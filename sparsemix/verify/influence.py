@@ -129,9 +129,9 @@ def _hidden(decoder: Decoder, tokens_BS: Tensor, **arguments: Any) -> Tensor:
 
 
 def _terms(decoder: Decoder) -> int:
-    """Each block's error goes through all blocks above."""
+    """Each block adds its rounding to the stream."""
     widest = max((size for parameter in decoder.blocks[0].parameters() for size in parameter.shape[1:]), default=1)
-    return widest * decoder.config.num_layers**2
+    return widest * decoder.config.num_layers
 
 
 def _mixtures(decoder: Decoder) -> list[MoE]:

@@ -36,16 +36,23 @@ def check_router(subject: Subject) -> Finding:
 
 
 def check_layer(subject: Subject) -> Finding:
-    """As it is, in evaluation: the output, and gradients of x and of every parameter, the router's among them."""
+    """As it is, in evaluation: choices, output, and gradients of x and of every parameter, the router's among them."""
     comparison = Comparison(subject.terms, torch.float32)
     double = twin(subject.moe)
     names = ["gradient of x", *(f"gradient of {name}" for name, _ in double.named_parameters())]
     with evaluating(subject.moe), evaluating(double):
         for tokens in subject.situations():
-            actual = _actual(subject.moe, tokens)
-            expected = _expected(double, wide(tokens), actual)
+            actual, doubled = _actual(subject.moe, tokens), wide(tokens)
+            gate = gate_of(double.router, doubled.x, doubled.previous)
+            if gate is not None and not gate.in_groups:
+                shortfall = _shortfall(actual.routing, gate, _chosen(actual.routing, gate))
+                comparison.note(shortfall, f"choices, {tokens.name}")
+            expected = _expected(double, doubled, actual, gate)
             comparison.add(tokens.name, [("output", actual.y)], [expected.y])
             comparison.add(tokens.name, zip(names, actual.gradients, strict=True), expected.gradients)
+            with torch.no_grad():  # one token then takes the way of generation
+                y, _ = subject.moe(tokens.x, info=tokens.info, previous=tokens.previous)
+            comparison.add(f"{tokens.name} without gradient", [("output", y)], [expected.y])
     return comparison.finding("layer", subject.where, "loop in float64")
 
 
@@ -61,9 +68,9 @@ def _actual(moe: MoE, tokens: Tokens) -> _Pass:
     return _Pass(y.detach(), gradients((y * upstream(y)).sum(), [x, *moe.parameters()]), routing)
 
 
-def _expected(double: MoE, tokens: Tokens, actual: _Pass) -> _Pass:
+def _expected(double: MoE, tokens: Tokens, actual: _Pass, gate: Gate | None) -> _Pass:
     """With the experts that the layer chose; weights by the gate's definition, or by the router in float64."""
-    routing, gate = actual.routing, gate_of(double.router, tokens.x, tokens.previous)
+    routing = actual.routing
     if gate is not None:
         weight_N = _weights(gate, routing, _chosen(routing, gate))
     else:
@@ -84,7 +91,9 @@ def _weights(gate: Gate, routing: Routing, chosen_TE: Tensor) -> Tensor:
 
 
 def _shortfall(routing: Routing, gate: Gate, chosen_TE: Tensor) -> float:
-    """By how much the chosen experts are worse than the k best, and infinite where they are not k; ties are free.
+    """By how much the chosen experts are worse than the k best, relative to the largest score if that is above 1.
+
+    Infinite where they are not k; ties are free.
 
     Also infinite where experts that count are not computed: none of the edges of padding lives, and of others, without
     a capacity, exactly those of experts that count.
@@ -95,7 +104,8 @@ def _shortfall(routing: Routing, gate: Gate, chosen_TE: Tensor) -> float:
     if not bool((chosen_TE.sum(-1) == gate.k).all()) or len(routing.expert_N) != best_TK.numel():
         return float("inf")
     own_TK = gate.preference_TE.masked_fill(~chosen_TE, -torch.inf).topk(gate.k, dim=-1).values
-    return (best_TK - own_TK).abs().max().item() if _right_edges_live(routing, gate) else float("inf")
+    largest = max(gate.preference_TE.nan_to_num(0, 0, 0).abs().max().item(), 1.0)
+    return (best_TK - own_TK).abs().max().item() / largest if _right_edges_live(routing, gate) else float("inf")
 
 
 def _right_edges_live(routing: Routing, gate: Gate) -> bool:

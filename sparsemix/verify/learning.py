@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparsemix.balance import Loss, balance_loss
-from sparsemix.experts import ConcatExperts, CopyExperts, ModuleExperts, ZeroExperts
+from sparsemix.experts import ConcatExperts, CopyExperts, ModuleExperts, TiedExperts, ZeroExperts
 from sparsemix.layer import MoE
 from sparsemix.models import Decoder
 from sparsemix.routing import Routing
@@ -112,6 +113,9 @@ def gradients_by_expert(experts: Any, gradient_of: Mapping[Any, Tensor]) -> list
             return [[] for _ in range(experts.num_experts)]
         case ConcatExperts():
             return [parts for part in experts.parts for parts in gradients_by_expert(part, gradient_of)]
+        case TiedExperts():
+            distinct = gradients_by_expert(experts.experts, gradient_of)
+            return [distinct[owner] for owner in experts.owner_E.tolist()]
         case ModuleExperts():  # any of a module's parameters may be idle, but not all of them
             return [
                 [torch.cat([gradient_of[p].flatten() for p in module.parameters()])] if [*module.parameters()] else []
@@ -122,17 +126,15 @@ def gradients_by_expert(experts: Any, gradient_of: Mapping[Any, Tensor]) -> list
             return [[stack[e] for stack in stacks] for e in range(experts.num_experts)]
 
 
-class in_training:  # noqa: N801, a context manager reads as a phrase
+@contextmanager
+def in_training(module: nn.Module) -> Iterator[None]:
     """Training mode inside the block; afterwards each submodule has the mode it had."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self.module, self.evaluated = module, [part for part in module.modules() if not part.training]
-
-    def __enter__(self) -> None:
-        self.module.train()
-
-    def __exit__(self, *_: object) -> None:
-        for part in self.evaluated:
+    evaluated = [part for part in module.modules() if not part.training]
+    module.train()
+    try:
+        yield
+    finally:
+        for part in evaluated:
             part.training = False
 
 

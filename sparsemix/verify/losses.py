@@ -18,7 +18,7 @@ from sparsemix.verify.situations import Subject, fixed_noise, gradients, twin, w
 
 
 def check_losses(subject: Subject) -> Iterator[Finding]:
-    """Two rows for each balance loss that the layer is trained with, and one for what its router itself asks for."""
+    """Two rows for each balance loss that the layer is trained with."""
     if not subject.losses:
         yield does_not_apply("balance losses", subject.where, "the router is trained with none")
     for loss in subject.losses:

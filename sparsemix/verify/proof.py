@@ -23,8 +23,6 @@ from sparsemix.verify.losses import check_losses
 from sparsemix.verify.situations import Subject, Tokens
 from sparsemix.verify.step import Step, check_step
 
-NUM_TOKENS = 64
-
 
 def verify_layer(subject: Subject, backends: Sequence[BackendName] = BACKENDS) -> Iterator[Finding]:
     """All that can be proven of a mixture alone."""

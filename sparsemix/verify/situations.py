@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from sparsemix.balance import Loss
+from sparsemix.experts import GLUExperts, MLPExperts
 from sparsemix.layer import MoE
 from sparsemix.routers import HashRouter, Router
 from sparsemix.routers.base import ResidualRouter
@@ -69,8 +71,12 @@ class Subject(NamedTuple):
 
 
 def twin(moe: MoE) -> MoE:
-    """A copy in float64, whose parameters are leaves of their own."""
-    return copy.deepcopy(moe).double()
+    """A copy in float64, whose parameters are leaves of their own, by a back end that takes float64."""
+    double = copy.deepcopy(moe).double()
+    for module in double.modules():
+        if isinstance(module, GLUExperts | MLPExperts):
+            module.config = cast(Any, replace(module.config, backend="auto"))
+    return double
 
 
 def wide(tokens: Tokens) -> Tokens:

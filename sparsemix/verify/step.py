@@ -42,7 +42,8 @@ def _finding(learning: Learning, after: nn.Module) -> Finding:
     broken = [name for name, p in names.items() if not bool(change[p].isfinite().all())]
     problems = [*(f"{name} did not move" for name in still), *(f"{name} became NaN" for name in broken)]
     problems += [f"expert {e} did not move" for e in idle]
-    detail = f"{len(names)} parameters with gradient moved, and so did each expert"
+    pushed = sum(bool(gradient[p].any()) for p in names.values())
+    detail = f"{pushed} parameters with gradient moved, and so did each expert with gradient"
     return Finding("optimiser step", learning.where, "; ".join(problems[:3]) or detail, not problems)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sparsemix import DecoderConfig, GLUExpertsConfig, MoEConfig, TopKRouterConfig
+from sparsemix.cli.proofs import Asked, proofs
 from sparsemix.config import to_json
-from sparsemix.interop import open_model, write_own
+from sparsemix.data import ByteTokenizerConfig
+from sparsemix.interop import StoredModel, open_model, write_own
 from sparsemix.models import AttentionConfig
+from sparsemix.tensors import Held
 from sparsemix.train import TrainConfig
 
 LAYER = MoEConfig(num_experts=4, router=TopKRouterConfig(k=2), experts=GLUExpertsConfig(hidden=8))
@@ -96,11 +100,45 @@ def test_only_some_blocks_are_read_where_these_are_asked_for(sparsemix, trained)
 
 
 def test_a_model_without_room_is_refused_with_the_way_out(sparsemix, trained, no_traceback_of, monkeypatch):
-    monkeypatch.setattr("sparsemix.cli.proofs.free_memory", lambda: 1000)
+    monkeypatch.setattr("sparsemix.verify.blocks.free_memory", lambda: 1000)
     answer = sparsemix("verify", trained.run)
     assert answer.code == 2
     no_traceback_of(answer, "memory: all checks of the whole model must have room")
     assert "--layers 0" in answer.err
+
+
+def test_a_config_without_room_is_refused_before_it_is_built(sparsemix, no_traceback_of):
+    answer = sparsemix("verify", write("model.json", replace(MODEL, vocab_size=10**9)))
+    assert answer.code == 2
+    no_traceback_of(answer, "memory: all checks of the whole model must have room, .*; verify a smaller model")
+
+
+@pytest.mark.parametrize(
+    ("contents", "line"),
+    [
+        ("{", "own/tokenizer.json: must be a tokenizer.json"),
+        (None, "own/tokenizer.json: must give ids below vocab_size=50"),
+    ],
+    ids=["damaged", "of another model"],
+)
+def test_a_tokenizer_that_is_not_the_models_is_refused(sparsemix, no_traceback_of, contents, line):
+    write_own(StoredModel(MODEL, Held(MODEL.build().state_dict()), "sparsemix"), Path("own"))
+    ByteTokenizerConfig().build([]).save(Path("own/tokenizer.json"))
+    if contents is not None:
+        Path("own/tokenizer.json").write_text(contents)
+    answer = sparsemix("verify", "own")
+    assert answer.code == 2
+    no_traceback_of(answer, line)
+
+
+def test_of_several_runs_each_is_opened_in_its_turn(trained):
+    for name in ("one", "two"):
+        shutil.copytree(trained.run, f"several/{name}")
+    shutil.rmtree("several/two/checkpoints")
+    found = proofs(Path("several"), Asked(8, (), False, "cpu"))
+    assert next(found)[0] == "several/one"
+    with pytest.raises(ValueError, match="must have a checkpoint"):
+        next(found)
 
 
 @pytest.mark.parametrize(
@@ -108,11 +146,12 @@ def test_a_model_without_room_is_refused_with_the_way_out(sparsemix, trained, no
     [
         (["nowhere"], "nowhere"),
         (["layer.json", "--tokens", "3"], "tokens: must be at least 8"),
+        (["layer.json", "--layers", "0"], "layers: must not be given with the config of a layer"),
         (["model.json", "--layers", "7"], "layers: must be among the blocks with a mixture, which are 0, 1"),
         (["empty"], "path: must be the folder of a run or of a model"),
         (["broken.json"], "broken.json"),
     ],
-    ids=["missing", "few tokens", "no such block", "empty folder", "no JSON"],
+    ids=["missing", "few tokens", "a layer has no blocks", "no such block", "empty folder", "no JSON"],
 )
 def test_what_cannot_be_verified_is_refused_in_one_line(sparsemix, no_traceback_of, args, line):
     write("layer.json", LAYER)

@@ -35,6 +35,21 @@ def random_tokens(*shape: int, seed: int = 0, vocab_size: int = 50) -> torch.Ten
     return torch.randint(vocab_size, shape, generator=torch.Generator().manual_seed(seed))
 
 
+class Adapted(nn.Module):
+    """A projection as adapters leave it: its `weight` is not all that it computes with."""
+
+    def __init__(self, base: nn.Linear) -> None:
+        super().__init__()
+        self.base = base
+
+    @property
+    def weight(self) -> torch.Tensor:
+        return self.base.weight
+
+    def forward(self, x):
+        return self.base(x) + x.sum(-1, keepdim=True)
+
+
 @config
 class ResidualRouterConfig(TopKRouterConfig):
     """logits = W x + residual * (logits of the mixture below): softmax, the k best, normalised."""

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from models.examples import MOE, RESIDUAL, random_tokens, small_config, small_decoder
+from models.examples import MOE, RESIDUAL, Adapted, random_tokens, small_config, small_decoder
 from models.reference import decoder_logits
 from pydantic import ValidationError
 
@@ -192,6 +192,14 @@ def test_no_block_need_be_dense():
     small_config(ffn=None, dense_first=0, without_ffn=(1,))
     with pytest.raises(ValueError, match="ffn: must be given where blocks are dense, got none for 1 of 3 blocks"):
         small_config(ffn=None, dense_first=0, without_ffn=(1,), dense_layers=(2,))
+
+
+def test_an_adapter_of_the_unembedding_is_asked_for_logits():
+    decoder = small_decoder()
+    hidden_BSD = decoder(random_tokens(1, 4)).hidden_BSD
+    plain = decoder.logits(hidden_BSD)
+    decoder.unembedding = Adapted(decoder.unembedding)
+    torch.testing.assert_close(decoder.logits(hidden_BSD), plain + hidden_BSD.sum(-1, keepdim=True))
 
 
 def test_without_collect_the_routings_are_returned():

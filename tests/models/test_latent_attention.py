@@ -3,7 +3,7 @@
 import pytest
 import torch
 from cases import gradients, same
-from models.examples import random_tokens, small_decoder
+from models.examples import Adapted, random_tokens, small_decoder
 from models.reference_attention import latent_attention
 
 from sparsemix.models import DepthConfig, LatentAttentionConfig
@@ -75,6 +75,19 @@ def test_one_token_makes_no_keys_or_values_of_those_before(monkeypatch):
         decoder(random_tokens(1, 1), cache=cache)
         with pytest.raises(TypeError):
             decoder(random_tokens(1, 2), cache=decoder.new_cache(1, 8))
+
+
+def test_an_adapter_counts_token_by_token_too():
+    decoder = small_decoder(attention=LatentAttentionConfig(**SIZES))
+    tokens_BS, cache = random_tokens(2, 6), decoder.new_cache(2, 6)
+    plain = decoder(tokens_BS).hidden_BSD
+    for block in decoder.blocks:
+        block.attention.key_value_up = Adapted(block.attention.key_value_up)
+    with torch.no_grad():
+        whole = decoder(tokens_BS).hidden_BSD
+        pieces = [decoder(part, cache=cache).hidden_BSD for part in tokens_BS.split(1, dim=1)]
+    assert not torch.allclose(whole, plain, atol=1e-3)
+    same(torch.cat(pieces, dim=1), whole, tolerance=1e-12)
 
 
 def test_in_a_mixture_of_depths():

@@ -105,3 +105,8 @@ def test_version_1_had_one_kind_of_attention_and_one_of_scaling(tmp_path, yarn):
     scaling = None if yarn is None else {"type": "yarn", **yarn}
     attention = Attention(type="grouped", num_heads=4, rope_scaling=scaling)
     assert RunFolder.open(tmp_path).config(Run) == Run(model=Model(attention=attention, vocab_size=9), steps=3)
+
+
+@pytest.mark.parametrize("document", [{}, {"model": None}, {"model": {"attention": None}}])
+def test_what_a_damaged_config_lacks_is_left_for_its_reader_to_say(document):
+    assert versions.migrated("config", document, 1, "here") == document

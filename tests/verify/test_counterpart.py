@@ -1,14 +1,16 @@
 """A Hugging Face folder: our decoder's logits are transformers', and a family that we are not keeps its own experts."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from verify.examples import failed, passed
 
 from sparsemix.cli import main
 from sparsemix.interop import build, open_model
-from sparsemix.verify import check_experts, check_logits, some_tokens
+from sparsemix.verify import check_experts, check_logits, reach, some_tokens
 
 transformers = pytest.importorskip("transformers")
 SHAPE = {
@@ -83,6 +85,45 @@ def test_a_tensor_that_was_imported_wrongly_is_found(qwen, fault):
     assert failed(check_logits(qwen, decoder, some_tokens(60, 16)))
 
 
+@pytest.fixture
+def llama(saved):
+    turns = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 1024}
+    rope = {"rope_type": "llama3", "rope_theta": 500_000.0, "factor": 8.0} | turns
+    return saved(
+        transformers.LlamaConfig(**SHAPE | {"max_position_embeddings": 4096}, head_dim=64, rope_parameters=rope)
+    )
+
+
+@pytest.fixture
+def mistral(saved):
+    return saved(transformers.MistralConfig(**SHAPE | {"max_position_embeddings": 256}, sliding_window=140))
+
+
+@pytest.mark.parametrize(
+    ("folder", "lost"),
+    [
+        ("llama", lambda config: replace(config, attention=replace(config.attention, rope_scaling=None))),
+        ("mistral", lambda config: replace(config, window=None)),
+        ("mistral", lambda config: replace(config, window=replace(config.window, size=139))),
+    ],
+    ids=["scaling of frequencies", "window", "window too narrow by one"],
+)
+def test_what_acts_only_from_afar_is_compared_too(folder, lost, request):
+    folder = request.getfixturevalue(folder)
+    sound = build(open_model(folder), dtype=torch.float32)
+    tokens_1S = some_tokens(60, 2 * reach(sound.config, 16))[:1]
+    assert passed(check_logits(folder, sound, tokens_1S))
+    spoilt = lost(sound.config).build()
+    spoilt.load_state_dict(sound.state_dict())
+    assert failed(check_logits(folder, spoilt, tokens_1S))
+
+
+def test_a_window_that_no_token_is_outside_of_is_said(mistral):
+    finding = check_logits(mistral, build(open_model(mistral), dtype=torch.float32), some_tokens(60, 16))
+    assert finding.passed
+    assert "no token was outside the window of 140" in finding.detail
+
+
 def test_a_folder_of_a_known_family_is_verified_whole(qwen, capsys):
     assert main(["verify", str(qwen), "--tokens", "16", "--json"]) == 0
     found = {(row["check"], row["where"]): row["passed"] for row in json.loads(capsys.readouterr().out)["findings"]}
@@ -96,6 +137,7 @@ def test_experts_of_an_unknown_family_are_verified_where_they_are(stranger, caps
     rows = json.loads(capsys.readouterr().out)["findings"]
     assert [(row["check"], row["passed"]) for row in rows] == [
         ("import", None),
+        ("tensors", True),
         ("experts by sparsemix", True),
         ("experts by sparsemix", True),
         ("logits", True),
@@ -110,3 +152,56 @@ def test_a_back_end_with_a_fault_is_found(stranger, monkeypatch):
     monkeypatch.setattr(forward, "_routing", lambda experts, index, weight: own(experts, (index + 1) % 4, weight))
     found = list(check_experts(stranger, some_tokens(60, 16), "a reason"))
     assert failed(found) == ["experts by sparsemix", "experts by sparsemix", "logits"]
+
+
+def test_experts_that_do_not_take_our_kernels_are_not_compared_with_themselves(stranger, monkeypatch):
+    monkeypatch.setattr(transformers.PreTrainedModel, "set_experts_implementation", lambda model, name: None)
+    found = list(check_experts(stranger, some_tokens(60, 16), "a reason"))
+    assert failed(found) == ["experts by sparsemix", "experts by sparsemix"]
+    assert found[2].detail == "PhimoeExperts did not take our kernels"
+
+
+def test_a_tensor_that_transformers_would_draw_at_random_is_found(stranger, capsys):
+    tensors = load_file(stranger / "model.safetensors")
+    name = next(name for name in tensors if "layers.1" in name and "q_proj.weight" in name)
+    tensors["another"] = tensors.pop(name)
+    save_file(tensors, stranger / "model.safetensors", metadata={"format": "pt"})
+    assert main(["verify", str(stranger), "--tokens", "16", "--json"]) == 3
+    row = next(row for row in json.loads(capsys.readouterr().out)["findings"] if row["check"] == "tensors")
+    assert row["passed"] is False
+    assert name in row["detail"]
+    assert "another is left over" in row["detail"]
+
+
+def pickled(folder):
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+
+def cut_short(folder):
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[:-8])
+
+
+def no_language_model(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "vit"}))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "args", "line"),
+    [
+        (pickled, [], "must hold model.safetensors"),
+        (cut_short, [], "got "),
+        (no_language_model, [], "must be a language model that transformers can load, got "),
+        (lambda folder: None, ["--layers", "0"], "layers: must not be given with the family phimoe"),
+    ],
+    ids=["pickled", "cut short", "no language model", "layers"],
+)
+def test_an_unknown_family_that_cannot_be_verified_is_refused_in_one_line(stranger, spoil, args, line, capsys):
+    spoil(stranger)
+    assert main(["verify", str(stranger), *args]) == 2
+    answer = capsys.readouterr()
+    assert answer.out == ""
+    assert line in answer.err.splitlines()[-1]
+    assert "Traceback" not in answer.err

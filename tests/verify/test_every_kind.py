@@ -16,6 +16,7 @@ from sparsemix import (
     MoEExpertsConfig,
     Part,
     ReLURouterConfig,
+    TiedExpertsConfig,
     TopKRouterConfig,
 )
 from sparsemix.balance import (
@@ -36,7 +37,7 @@ from sparsemix.verify.gates import EXACT
 from sparsemix.verify.layer import check_router
 from sparsemix.verify.losses import check_losses
 
-GLU = GLUExpertsConfig(hidden=6)
+GLU = GLUExpertsConfig(hidden=8)
 EVERY_KIND = {
     "GLU": GLU,
     "GLU with biases": GLUExpertsConfig(hidden=6, bias=True, activation="gelu_tanh"),
@@ -46,6 +47,7 @@ EVERY_KIND = {
     "two widths": ConcatExpertsConfig(
         parts=(Part(num_experts=2, experts=GLU), Part(experts=MLPExpertsConfig(hidden=3)))
     ),
+    "tied": TiedExpertsConfig(num_distinct=2, experts=GLU),
     "mixtures": MoEExpertsConfig(moe=MoEConfig(num_experts=3, router=TopKRouterConfig(k=2), experts=GLU)),
 }
 ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu", "relu2", "sigmoid", "identity", "cubic")
@@ -78,7 +80,7 @@ def test_every_router_passes(config):
 @pytest.mark.parametrize("experts", EVERY_KIND.values(), ids=EVERY_KIND)
 def test_every_kind_of_experts_passes(experts):
     moe = layer(MoEConfig(num_experts=3, router=TopKRouterConfig(k=2), experts=experts))
-    findings = list(verify_layer(Subject(moe, "layer", (DIM,), 12, ()), ["cpu"]))
+    findings = list(verify_layer(Subject(moe, "layer", (DIM,), 12, ()), ["cpu", "native"]))
     assert passed(findings), failed(findings)
     inner = {row.where for row in findings if "inside" in row.where}
     assert len(inner) == (3 if experts.type == "moe" else 0)
@@ -89,6 +91,14 @@ def test_every_activation_passes(activation):
     experts = GLUExpertsConfig(hidden=6, activation=activation)
     moe = layer(MoEConfig(num_experts=3, router=TopKRouterConfig(k=2), experts=experts))
     assert passed(verify_layer(Subject(moe, "layer", (DIM,), 12, ()), ["cpu"]))
+
+
+def test_a_back_end_that_refuses_float64_passes():
+    experts = MoEExpertsConfig(
+        moe=MoEConfig(num_experts=2, router=TopKRouterConfig(k=2), experts=GLUExpertsConfig(hidden=8, backend="native"))
+    )
+    moe = layer(MoEConfig(num_experts=2, router=TopKRouterConfig(k=2), experts=experts))
+    assert passed(verify_layer(Subject(moe, "layer", (DIM,), 12, ()), ["native"]))
 
 
 def test_experts_of_sequences_pass():

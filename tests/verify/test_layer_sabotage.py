@@ -104,6 +104,20 @@ def test_an_unset_bias_of_the_down_projection_is_found():
     assert failed(check_layer(subject(moe)))
 
 
+def test_a_fault_in_generation_alone_is_found():
+    moe = layer()
+    own = type(moe.experts).one_token
+
+    def doubled(experts, x_1D, routing):
+        y_1D = own(experts, x_1D, routing)
+        return None if y_1D is None else 2 * y_1D
+
+    spoil(moe.experts, one_token=doubled)
+    finding = check_layer(subject(moe))
+    assert finding.passed is False
+    assert finding.worst == "output, one token without gradient"
+
+
 # --- what routers choose ----------------------------------------------------------------------------------------------
 
 
@@ -135,6 +149,25 @@ def test_a_second_best_expert_is_found():
     moe = layer()
     wrapped(moe.router, swap)
     assert failed(check_router(subject(moe)))
+
+
+def test_a_second_best_expert_is_found_though_only_float32_chooses_it():
+    def swap(router, routing, x_TD, *_):
+        if x_TD.dtype == torch.float64:
+            return routing
+        other_N = (routing.expert_N + 1) % router.num_experts
+        weight_TE = routing.logits_TE.softmax(-1) * torch.zeros_like(routing.logits_TE).index_put(
+            (routing.token_N, other_N), torch.ones_like(routing.weight_N)
+        )
+        weight_TE = weight_TE / weight_TE.sum(-1, keepdim=True)
+        return routing._replace(expert_N=other_N, weight_N=weight_TE[routing.token_N, other_N])
+
+    moe = layer()
+    wrapped(moe.router, swap)
+    assert passed(check_router(subject(moe)))
+    finding = check_layer(subject(moe))
+    assert finding.passed is False
+    assert finding.worst.startswith("choices")
 
 
 def test_weights_that_are_not_normalised_are_found():

@@ -35,7 +35,7 @@ def _grok1() -> Architecture:
         published="314B total, 25% of the weights active",
         context=config.context,
         shape=replace(shape, blocks=shape.blocks + 64 * 2 * vector(6144)),
-        missing="norms after attention and experts, multipliers of embedding and logits, capped scores",
+        missing="norms after attention and experts, capped scores",
     )
 
 
