@@ -23,6 +23,7 @@ from sparsemix.layer import MoEConfig
 from sparsemix.models import Decoder, DecoderConfig
 from sparsemix.runs import RunFolder, read_metrics
 from sparsemix.runs.folder import RUN
+from sparsemix.surgery import open_recorded
 from sparsemix.tensors import open_folder
 from sparsemix.train import AdamWConfig, TrainConfig, choose_precision
 from sparsemix.verify import (
@@ -139,7 +140,7 @@ def _of_model(path: Path, asked: Asked) -> Iterator[Finding]:
     kind = _read_object(path / CONFIG).get("model_type")
     if kind not in (MODEL_TYPE, *FAMILIES, None):
         return _of_stranger(path, kind, asked)
-    model = open_model(path)
+    model = open_recorded(path)
     config = TrainConfig(model=model.config, optimizer=AdamWConfig(), sequence_length=min(256, model.config.context))
     return _of_stored(model, config, asked, None if kind == MODEL_TYPE else path)
 

@@ -18,17 +18,18 @@ from sparsemix.cli.kinds import choose_kinds
 from sparsemix.cli.surgery_verbs import VERBS, Verb
 from sparsemix.cli.tables import print_facts
 from sparsemix.config import to_json
-from sparsemix.interop import StoredModel, export_model, open_model, write_own
+from sparsemix.interop import StoredModel, export_model, write_own
 from sparsemix.interop.own import MODEL_TYPE, check_free
 from sparsemix.surgery import (
+    RECORD,
     Operation,
     TextConfig,
+    open_recorded,
     operate,
     with_record,
 )
 
 S = TypeVar("S")
-RECORD = "surgery.json"
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def run(args: list[str]) -> int:
     verb = _verb(name)
     given = _read(name, verb, rest)
     check_free(given.out)
-    models = [_opened(path) for path in given.models]
+    models = [open_recorded(path) for path in given.models]
     text = TextConfig(sources=flatten(given.text) or TextConfig().sources, tokens=given.tokens).read(models[0])
     done = operate(lambda models, text: verb.apply(models, given.settings, text), models, text)
     facts = _facts(name, given.settings, done)
@@ -83,18 +84,6 @@ def _read(name: str, verb: Verb, args: list[str]) -> Surgery[Any]:
     count = len(given.models)
     check(verb.num_models in (None, count), "PATH", f"must be one folder for {name}", count, "give one")
     return given
-
-
-def _opened(path: Path) -> StoredModel:
-    """The model, knowing what was done to it before: in a Hugging Face folder, only our record says that."""
-    model, record = open_model(path), path / RECORD
-    if "surgery" in model.facts or not record.is_file():
-        return model
-    try:
-        edits = json.loads(record.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{record}: must be JSON, got {error}; restore or remove it") from None
-    return model._replace(facts={**model.facts, "surgery": edits})
 
 
 def _facts(name: str, settings: Any, done: Operation) -> dict[str, Any]:

@@ -8,8 +8,9 @@ from sparsemix.surgery.grow import GrowConfig, grow
 from sparsemix.surgery.merge import MergeConfig, merge_experts, share_experts
 from sparsemix.surgery.merge_dense import MergeDenseConfig, merge_dense
 from sparsemix.surgery.null import AddNullConfig, add_null
-from sparsemix.surgery.operation import Operation, operate, with_record
+from sparsemix.surgery.operation import Operation, operate
 from sparsemix.surgery.prune import FrequencyConfig, NAEEConfig, PruneConfig, REAPConfig, keep_experts, prune
+from sparsemix.surgery.record import RECORD, open_recorded, with_record
 from sparsemix.surgery.split import SplitConfig, split
 from sparsemix.surgery.text import Text, TextConfig
 from sparsemix.surgery.untie import UntieConfig, untie
@@ -17,6 +18,8 @@ from sparsemix.surgery.upcycle import UpcycleConfig, upcycle
 from sparsemix.surgery.walk import Mixed, Step, final_hidden, walk
 
 __all__ = [
+    "RECORD",
+    "open_recorded",
     "AddNullConfig",
     "Change",
     "DropLayerExpertsConfig",

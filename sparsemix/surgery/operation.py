@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 
@@ -57,8 +57,3 @@ def operate(apply: Apply, models: Sequence[StoredModel], text: Text) -> Operatio
         "nothing was written; if experts do not tie, please report this",
     )
     return Operation(found, change, seen)
-
-
-def with_record(model: StoredModel, record: Mapping[str, Any]) -> StoredModel:
-    """The model with one more entry under `surgery` in its facts."""
-    return model._replace(facts={**model.facts, "surgery": [*model.facts.get("surgery", []), dict(record)]})

@@ -100,3 +100,17 @@ def test_what_no_family_can_say_is_written_in_our_own_format() -> None:
     twin(SPARSE["mixtral"])
     surgery("add-null", "before", "--begin", "never")
     assert open_model(Path("after")).family == "sparsemix"
+
+
+def test_copies_that_were_meant_are_no_fault(capsys):
+    """A family's own files do not say that experts were copied; our record beside them does."""
+    twin(DENSE["qwen3_moe"])
+    flags = ["--num-experts", "4", "--text", "text.txt", "--tokens", "64"]
+    assert main(["surgery", "upcycle", "before", "--out", "after", *flags]) == 0
+    capsys.readouterr()
+    assert main(["verify", "after", "--json", "--tokens", "16"]) == 0
+    rows = json.loads(capsys.readouterr().out)["findings"]
+    (row,) = (row for row in rows if row["check"] == "experts differ")
+    assert row["passed"] is None
+    Path("after/surgery.json").unlink()
+    assert main(["verify", "after", "--tokens", "16"]) == 3
