@@ -24,7 +24,7 @@ from sparsemix.models import DecoderConfig
 from sparsemix.tensors import Derived, Recipe, Spec, TensorSource, open_folder
 
 COMPUTED = "rotary_emb.inv_freq"
-"""How names end of what old checkpoints hold beside their weights: it follows from the config; transformers skips it."""
+"""How names end of what old checkpoints hold beside the weights: it follows from the config; transformers skips it."""
 BLOCK = re.compile(r"\bblocks\.(\d+)\.")
 
 
