@@ -237,6 +237,12 @@ def test_the_tokenizer_goes_along_whole(folder: Path, tmp_path: Path) -> None:
     assert {*names} <= {path.name for path in (tmp_path / "ours").iterdir()}
 
 
+def test_rotary_frequencies_of_old_checkpoints_are_passed_over(mixtral: Path, folder: Path) -> None:
+    name = "model.layers.1.self_attn.rotary_emb.inv_freq"
+    edit_shard(folder, lambda tensors: tensors.update({name: torch.ones(4)}))
+    assert open_model(folder).tensors.specs == open_model(mixtral).tensors.specs
+
+
 def test_our_own_format_whose_numbers_contradict_each_other_is_refused(mixtral: Path, tmp_path: Path) -> None:
     main(["import", str(mixtral), "--out", str(tmp_path / "ours")])
     edit(tmp_path / "ours" / CONFIG, lambda document: document.update(hidden_size=31))

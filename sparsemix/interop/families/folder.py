@@ -23,6 +23,8 @@ from sparsemix.interop.stored import StoredModel
 from sparsemix.models import DecoderConfig
 from sparsemix.tensors import Derived, Recipe, Spec, TensorSource, open_folder
 
+COMPUTED = "rotary_emb.inv_freq"
+"""How names end of what old checkpoints hold beside the weights: it follows from the config; transformers skips it."""
 BLOCK = re.compile(r"\bblocks\.(\d+)\.")
 
 
@@ -51,7 +53,8 @@ def open_family(folder: Path, document: Mapping[str, Any]) -> StoredModel:
     check(quantized is None, f"{where}: quantization_config", "must be none", repr(quantized), remedy)
     config = family.read(keys)
     tensors = open_folder(folder)
-    check_tensors(tensors.specs, their_specs(family, config), str(folder))
+    found = {name: spec for name, spec in tensors.specs.items() if not name.endswith(COMPUTED)}
+    check_tensors(found, their_specs(family, config), str(folder))
     facts = {"special_tokens": given_tokens(document)}
     return StoredModel(config, from_theirs(family, config, tensors), family.name, files_along(folder), facts)
 
