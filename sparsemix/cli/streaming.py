@@ -25,7 +25,7 @@ def stream_text(
     shown, stream = _Shown(write, stop), tokenizer.stream()
     generate(
         model,
-        [tokenizer.encode(prompt) or [tokenizer.end_id]],
+        [tokenizer.encode_prompt(prompt)],
         stop_ids=[tokenizer.end_id],
         on_token=lambda row, token: shown.add(stream.push(token)),
         **sampling,

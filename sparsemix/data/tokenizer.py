@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from hashlib import sha256
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -69,6 +70,15 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """The ids of one text, without `end_id`."""
         return self.model.encode(text, add_special_tokens=False).ids
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """The ids of a text to be continued, behind what the tokenizer puts before every text, such as Llama's BOS.
+
+        An empty text begins a document: where nothing is put before it, the end of the one before is.
+        """
+        encoding = self.model.encode("a")
+        before = takewhile(lambda one: one[1], zip(encoding.ids, encoding.special_tokens_mask))
+        return [index for index, _ in before] + self.encode(text) or [self.end_id]
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The ids of several texts, each (tokens) of an unsigned type; equal to `encode`, but in parallel."""

@@ -18,7 +18,7 @@ class TextTokenizer(Protocol):
         """The token that ends a document."""
         ...
 
-    def encode(self, text: str, /) -> list[int]: ...
+    def encode_prompt(self, text: str, /) -> list[int]: ...
 
     def decode(self, tokens: list[int], /) -> str: ...
 
@@ -55,7 +55,7 @@ def generate_text(
 
     generate(
         decoder,
-        [tokenizer.encode(prompt) or [tokenizer.end_id] for prompt in prompts],
+        [tokenizer.encode_prompt(prompt) for prompt in prompts],
         max_new_tokens=max_new_tokens,
         temperature=temperature,
         top_k=top_k,

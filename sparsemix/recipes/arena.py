@@ -160,7 +160,7 @@ def _prepare(training: TrainConfig, folder: Path, live: Live) -> Arena:
 
 
 def _check_prompt(settings: DemoConfig, tokenizer: Tokenizer, context: int) -> None:
-    length = len(tokenizer.encode(settings.prompt))
+    length = len(tokenizer.encode_prompt(settings.prompt))
     rule = f"must leave room for {settings.sample_tokens} more of {context} tokens"
     check(length + settings.sample_tokens <= context, "prompt", rule, f"{length} tokens", "shorten it")
 

@@ -70,6 +70,11 @@ def test_merges_shorten_the_text_and_the_vocabulary_is_as_large_as_asked():
     assert BPETokenizerConfig(vocab_size=300).build(["ab"]).vocab_size == 258
 
 
+def test_an_empty_prompt_begins_a_document(tokenizer: Tokenizer):
+    assert tokenizer.encode_prompt("") == [tokenizer.end_id]
+    assert tokenizer.encode_prompt("a b") == tokenizer.encode("a b")
+
+
 def test_a_stream_keeps_back_half_a_character():
     stream = TOKENIZERS["bytes"].stream()
     assert [stream.push(index) for index in "€".encode()] == ["", "", "€"]
@@ -153,6 +158,8 @@ def test_a_foreign_byte_level_tokenizer_is_taken_with_its_own_end(tmp_path):
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text
     assert not {0, 1} & set(ids)
+    assert tokenizer.encode_prompt(text) == [0, *ids]  # it begins as every text does, but does not end
+    assert tokenizer.encode_prompt("") == [0]
     assert (tokenizer.end_id, tokenizer.vocab_size) == (1, 260)
     assert np.array_equal(tokenizer.bytes_per_token_V[[0, 1, 258, 259]], [0, 0, 2, 6])
 

@@ -14,8 +14,8 @@ class Letters:
     alphabet = "abcdefghijklmnopqrstuvwxyz"
     end_id = 26
 
-    def encode(self, text):
-        return [self.alphabet.index(letter) for letter in text]
+    def encode_prompt(self, text):
+        return [self.alphabet.index(letter) for letter in text] or [self.end_id]
 
     def decode(self, tokens):
         return "".join(self.alphabet[token] for token in tokens)
