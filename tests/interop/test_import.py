@@ -96,6 +96,10 @@ def renamed(tensors: dict[str, Tensor]) -> None:
 
 
 def extra(tensors: dict[str, Tensor]) -> None:
+    tensors["model.layers.0.enorm.weight"] = torch.ones(32)
+
+
+def further_layer(tensors: dict[str, Tensor]) -> None:
     tensors["model.layers.3.enorm.weight"] = torch.ones(32)
 
 
@@ -113,7 +117,11 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "extra tensor": (
         lambda f: edit_shard(f, extra),
-        "model.layers.3.enorm.weight: must have a place in the model of this config, got an extra tensor",
+        "model.layers.0.enorm.weight: must have a place in the model of this config, got an extra tensor",
+    ),
+    "a layer that predicts further tokens": (
+        lambda f: edit_shard(f, further_layer),
+        r"model.layers.3.enorm.weight: must be of one of the \d layers .*, got an extra tensor; if it predicts further",
     ),
     "wrong shape": (lambda f: edit_shard(f, reshaped), rf"{EXPERT}: must have shape \[24, 32\], .*, got \[32, 24\]"),
     "whole numbers": (
@@ -132,7 +140,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "duplicate": (twice, f"{EXPERT}: must be in .* alone, got a duplicate"),
     "path outside the folder": (outside, "must be in a file of the same folder, got '../model"),
     "more layers": (configured(num_hidden_layers=4), "model.layers.3.input_layernorm.weight: must be there, got none"),
-    "fewer layers": (configured(num_hidden_layers=2), "model.layers.2.*: must have a place"),
+    "fewer layers": (configured(num_hidden_layers=2), "model.layers.2.*: must be of one of the 2 layers"),
     "fewer experts": (configured(num_local_experts=3), "experts.3.*: must have a place in the model of this config"),
     "another width": (configured(intermediate_size=25), r"must have shape \[25, 32\]"),
     "another vocabulary": (configured(vocab_size=61), r"embed_tokens.weight: must have shape \[61, 32\]"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +23,7 @@ from sparsemix.interop.stored import StoredModel
 from sparsemix.models import DecoderConfig
 from sparsemix.tensors import Derived, Recipe, Spec, TensorSource, open_folder
 
+LAYER = re.compile(r"model\.layers\.(\d+)\.")
 COMPUTED = "rotary_emb.inv_freq"
 """How names end of what old checkpoints hold beside the weights: it follows from the config; transformers skips it."""
 BLOCK = re.compile(r"\bblocks\.(\d+)\.")
@@ -54,9 +55,20 @@ def open_family(folder: Path, document: Mapping[str, Any]) -> StoredModel:
     config = family.read(keys)
     tensors = open_folder(folder)
     found = {name: spec for name, spec in tensors.specs.items() if not name.endswith(COMPUTED)}
+    _check_layers(found, config.num_layers, folder)
     check_tensors(found, their_specs(family, config), str(folder))
     facts = {"special_tokens": given_tokens(document)}
     return StoredModel(config, from_theirs(family, config, tensors), family.name, files_along(folder), facts)
+
+
+def _check_layers(names: Iterable[str], num_layers: int, folder: Path) -> None:
+    """DeepSeek-V3 comes with a further layer, which predicts the token after the next."""
+    rule = f"must be of one of the {num_layers} layers of the config"
+    remedy = "if it predicts further tokens, save the model from transformers, which leaves it out"
+    for name in names:
+        layer = LAYER.match(name)
+        inside = layer is None or int(layer[1]) < num_layers
+        check(inside, f"{folder}: {name}", rule, "an extra tensor", remedy)
 
 
 def theirs(model: StoredModel, name: str) -> tuple[dict[str, Any], TensorSource]:
