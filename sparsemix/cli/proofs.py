@@ -13,7 +13,7 @@ import torch
 
 from sparsemix.checks import check
 from sparsemix.cli.proof_step import losses_of, step_of
-from sparsemix.config import read_json
+from sparsemix.config import from_json, read_json
 from sparsemix.interop import StoredModel, build, open_model
 from sparsemix.interop.decoders import decoder_specs
 from sparsemix.interop.families import FAMILIES
@@ -25,7 +25,7 @@ from sparsemix.runs import RunFolder, read_metrics
 from sparsemix.runs.folder import RUN
 from sparsemix.surgery import open_recorded
 from sparsemix.tensors import open_folder
-from sparsemix.train import AdamWConfig, TrainConfig, choose_precision
+from sparsemix.train import AdamWConfig, BalanceConfig, TrainConfig, choose_precision
 from sparsemix.verify import (
     Finding,
     Subject,
@@ -141,7 +141,13 @@ def _of_model(path: Path, asked: Asked) -> Iterator[Finding]:
     if kind not in (MODEL_TYPE, *FAMILIES, None):
         return _of_stranger(path, kind, asked)
     model = open_recorded(path)
-    config = TrainConfig(model=model.config, optimizer=AdamWConfig(), sequence_length=min(256, model.config.context))
+    length, losses = min(256, model.config.context), json.dumps({"losses": model.facts.get("balance_losses")})
+    config = TrainConfig(
+        model=model.config,
+        optimizer=AdamWConfig(),
+        sequence_length=length,
+        balance=from_json(BalanceConfig, losses, f"{path}: balance_losses"),
+    )
     return _of_stored(model, config, asked, None if kind == MODEL_TYPE else path)
 
 

@@ -94,6 +94,16 @@ def test_a_fault_is_named_and_makes_the_exit_code_3(sparsemix, trained):
     assert answer.out.splitlines()[-1].endswith("experts differ of checkpoint")
 
 
+def test_the_losses_that_a_folder_says_are_those_that_are_verified(sparsemix):
+    losses = [{"type": "importance", "weight": 0.1}]
+    model = StoredModel(MODEL, Held(MODEL.build().state_dict()), "sparsemix", facts={"balance_losses": losses})
+    write_own(model, Path("own"))
+    answer = sparsemix("verify", "own", "--json", "--tokens", "8")
+    assert answer.code == 0
+    named = {row["check"] for row in json.loads(answer.out)["findings"] if row["check"].startswith("balance loss")}
+    assert named == {"balance loss importance"}
+
+
 def test_only_some_blocks_are_read_where_these_are_asked_for(sparsemix, trained):
     answer = sparsemix("verify", trained.run, "--json", "--tokens", "8", "--layers", "1")
     assert {row["where"] for row in json.loads(answer.out)["findings"]} == {"checkpoint", "block 1", "run"}
