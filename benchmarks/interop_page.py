@@ -35,7 +35,8 @@ def table(name: str, results: Path) -> Iterator[str]:
         yield f"Not measured yet (`benchmarks/{path.stem}.py`)."
         return
     found = json.loads(path.read_text(encoding="utf-8"))
-    yield from _families(found) if name == "families" else _claims(path.stem, found)
+    tables = {"families": _families, "interop": _speeds}
+    yield from tables[name](found) if name in tables else _claims(path.stem, found, found)
 
 
 def _families(found: Mapping[str, Any]) -> Iterator[str]:
@@ -66,12 +67,28 @@ def _layout(row: Mapping[str, Any]) -> str:
     return ", ".join(word for key, word in words.items() if row[key] or key == "gated")
 
 
-def _claims(name: str, found: Mapping[str, Any]) -> Iterator[str]:
+def _speeds(found: Mapping[str, Any]) -> Iterator[str]:
+    """The claim about all, then a short line for each."""
+    yield from _claims("interop", found, found["claims"])
+    yield ""
+    yield "A training step of the experts of each, times as fast as; T tokens, dimensions d by F, k of E experts:"
+    yield ""
+    yield "| family | experts | T, d x F, k of E | eager | grouped_mm | at least 1.0 |"
+    yield "|---|---|---|---|---|---|"
+    for part in found["parts"]:
+        shape, faster = part["shape"], part["times_as_fast_as"]
+        sizes = f"{shape['tokens']}, {shape['dim']} x {shape['hidden']}, {shape['k']} of {shape['experts']}"
+        ratios = " | ".join(measured(faster[name]) for name in ("eager", "grouped_mm"))
+        yield f"| {part['family']} | {part['experts']} | {sizes} | {ratios} | {verdict(part['claims'][0])} |"
+
+
+def _claims(name: str, found: Mapping[str, Any], within: Any) -> Iterator[str]:
+    """Those in a part of what was found."""
     yield f"`benchmarks/{name}.py`, {circumstances(found)}."
     yield ""
     yield "| claim | target | measured | holds |"
     yield "|---|---|---|---|"
-    for one in claims(found):
+    for one in claims(within):
         yield f"| {one['claim']} | {target(one)} | {measured(one)} | {verdict(one)} |"
 
 

@@ -59,3 +59,16 @@ def test_families_that_are_not_equal_stand_out(made, tmp_path):
 
 def test_what_is_not_measured_says_how_to(made, tmp_path):
     assert made.page("<!-- interop -->\n", tmp_path) == "Not measured yet (`benchmarks/interop.py`).\n"
+
+
+def test_a_family_that_is_slower_stands_out(made, tmp_path):
+    spread = {"median": 0.9, "quartile_1": 0.8, "quartile_3": 1.0}
+    claim = {"claim": "one", **spread, "limit": "at least 1.0", "holds": False}
+    shape = {"tokens": 8, "dim": 4, "hidden": 6, "experts": 3, "k": 2}
+    part = {"family": "one", "experts": "OneExperts", "shape": shape, "claims": [claim]}
+    part["times_as_fast_as"] = {"eager": spread | {"median": 2}, "grouped_mm": spread}
+    found = {"measured_on": MEASURED_ON, "claims": [claim | {"claim": "all"}], "parts": [part]}
+    (tmp_path / "interop.json").write_text(json.dumps(found))
+    lines = made.page("<!-- interop -->", tmp_path).splitlines()
+    assert "| all | at least 1.0 | 0.9 (0.8 to 1) | FAILS |" in lines
+    assert lines[-1] == "| one | OneExperts | 8, 4 x 6, 2 of 3 | 2 (0.8 to 1) | 0.9 (0.8 to 1) | FAILS |"
