@@ -4,12 +4,28 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from mixtral import our_name
 from transformers import MixtralConfig, MixtralForCausalLM
 from transformers.utils import logging
 
 from sparsemix import GLUExpertsConfig, MoEConfig, TopKRouterConfig
 from sparsemix.models import AttentionConfig, Decoder, DecoderConfig
+
+RENAMED = (
+    ("model.", ""),
+    ("lm_head", "unembedding"),
+    ("embed_tokens", "embedding"),
+    ("layers.", "blocks."),
+    ("input_layernorm", "attention_norm"),
+    ("post_attention_layernorm", "ffn_norm"),
+    ("self_attn.q_proj", "attention.query"),
+    ("self_attn.k_proj", "attention.key"),
+    ("self_attn.v_proj", "attention.value"),
+    ("self_attn.o_proj", "attention.output"),
+    ("mlp.gate.weight", "ffn.router.weight_ED"),
+    ("mlp.experts.gate_up_proj", "ffn.experts.gate_up_EFD"),
+    ("mlp.experts.down_proj", "ffn.experts.down_EDF"),
+)
+"""What the parameters of transformers' Mixtral are called in memory, and here."""
 
 
 class DecoderShape(NamedTuple):
@@ -83,3 +99,10 @@ def give_weights(ours: Decoder, theirs: MixtralForCausalLM, *, share: bool) -> N
     """Make theirs compute the same: from copies of our weights, or from the very same memory."""
     weights = ours.state_dict()
     theirs.load_state_dict({key: weights[our_name(key)] for key in theirs.state_dict()}, assign=share)
+
+
+def our_name(theirs: str) -> str:
+    """Our name of a parameter of Mixtral."""
+    for old, new in RENAMED:
+        theirs = theirs.replace(old, new)
+    return theirs

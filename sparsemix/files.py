@@ -14,9 +14,16 @@ PARTIAL = ".partial"
 
 def write_text(path: Path, text: str) -> None:
     """Put `text` into `path`; whatever happens on the way, `path` is the old file or the new one."""
+    with new_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """A file to fill; when the block ends it appears at `path`, durable, in place of what was there, or not at all."""
     partial = path.with_name(path.name + PARTIAL)
     try:
-        partial.write_text(text, encoding="utf-8")
+        yield partial
         sync(partial)
         partial.replace(path)
     except BaseException:
@@ -32,20 +39,31 @@ def new_folder(path: Path) -> Iterator[Path]:
     `path` must not exist, or be an empty folder. What a killed process left half made is removed.
     """
     partial = path.with_name(path.name + PARTIAL)
-    missing = [parent for parent in partial.parents if not parent.exists()]
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        for file in partial.rglob("*"):
-            sync(file)
-        sync(partial)
-        partial.replace(path)
-    except BaseException:
+    with new_parents(path):
         shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        try:
+            yield partial
+            for file in partial.rglob("*"):
+                sync(file)
+            sync(partial)
+            partial.replace(path)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+    sync(path.parent)
+
+
+@contextmanager
+def new_parents(path: Path) -> Iterator[None]:
+    """The folders that `path` is in are there inside the block; those that were made for it go again if it fails."""
+    missing = [parent for parent in path.parents if not parent.exists()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
         remove_empty(missing)
         raise
-    sync(path.parent)
 
 
 def remove_empty(folders: list[Path]) -> None:

@@ -16,9 +16,8 @@ from rich.table import Table
 from sparsemix.checks import check
 from sparsemix.cli.flags import Many, Switch, flatten, parse, shown_as
 from sparsemix.data import Batch, Tokenizer, TokenStore, held_out_batches, prepare
-from sparsemix.runs import RunFolder
+from sparsemix.runs import RunFolder, is_run
 from sparsemix.train import Evaluation, TrainConfig, choose_precision, evaluate, load_trained
-from sparsemix.train.origin import is_run
 from sparsemix.train.precision import DTypeName
 
 

@@ -19,10 +19,9 @@ from sparsemix.interop import open_model
 from sparsemix.models import DecoderConfig
 from sparsemix.models.architectures import ARCHITECTURES, architecture
 from sparsemix.models.counts import count_by_formula
-from sparsemix.runs import RunFolder
+from sparsemix.runs import RunFolder, is_run
 from sparsemix.train import AdamWConfig, OptimizerConfig, TrainConfig, choose_precision
 from sparsemix.train.facts import kernel, usual_kernel
-from sparsemix.train.origin import is_run
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from sparsemix.interop.own import CONFIG, MODEL_TYPE
 from sparsemix.kernels import BackendName
 from sparsemix.layer import MoEConfig
 from sparsemix.models import Decoder, DecoderConfig
-from sparsemix.runs import RunFolder, read_metrics
+from sparsemix.runs import RunFolder, is_run, read_metrics
 from sparsemix.runs.folder import RUN
 from sparsemix.surgery import open_recorded
 from sparsemix.tensors import open_folder
@@ -78,7 +78,7 @@ def proofs(path: Path, asked: Asked) -> Iterator[Proof]:
     name = path.resolve().name
     if not path.is_dir():
         yield name, _of_file(path, asked)
-    elif (path / RUN).is_file():
+    elif is_run(path):
         yield name, _of_run(path, asked)
     elif runs := sorted(found.parent for found in path.glob(f"*/{RUN}")):
         for run in runs:

@@ -44,8 +44,6 @@ class Tokenizer:
         check(end_id is not None, "tokenizer", "must have the end token", f"no {end!r}", "name its end token")
         assert end_id is not None
         model.encode_special_tokens = True
-        model.no_truncation()
-        model.no_padding()
         self.model = model
         self.end = end
         self.end_id: int = end_id
@@ -116,10 +114,7 @@ class Tokenizer:
         Raises:
             ValueError: no such file, no tokenizer in it, not byte-level, or no such `end`.
         """
-        try:
-            model = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
-        except Exception as error:  # the library raises plain Exception
-            raise ValueError(f"{path}: must be a tokenizer.json, got {error}; check the file") from None
+        model = read_tokenizer(path)
         if end is None:
             end = _end_beside(path) or END
         return cls(model, end if isinstance(end, str) else model.id_to_token(end) or f"token {end}")
@@ -128,6 +123,21 @@ class Tokenizer:
     def _is_bytes(self) -> bool:
         """Whether ids are bytes and nothing else, so that encoding is a copy."""
         return self.token_bytes == [*(bytes([value]) for value in range(256)), b""]
+
+
+def read_tokenizer(path: Path) -> tokenizers.Tokenizer:
+    """The tokenizer in a `tokenizer.json`, byte-level or not, which takes texts whole.
+
+    Raises:
+        ValueError: no such file, or no tokenizer in it.
+    """
+    try:
+        model = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
+    except Exception as error:  # the library raises plain Exception
+        raise ValueError(f"{path}: must be a tokenizer.json, got {error}; check the file") from None
+    model.no_truncation()
+    model.no_padding()
+    return model
 
 
 class TextStream:

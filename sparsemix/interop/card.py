@@ -34,7 +34,7 @@ tokenizer = AutoTokenizer.from_pretrained("PATH")
 ```
 """
 REGISTER = """
-from sparsemix.interop.hf_model import register  # pip install 'sparsemix[hf]'
+from sparsemix.interop.transformers import register  # pip install 'sparsemix[hf]'
 
 register()  # or pass trust_remote_code=True
 """

@@ -15,8 +15,7 @@ from sparsemix.interop.families import open_family
 from sparsemix.interop.own import CONFIG, MODEL_TYPE, SETTINGS, TOKENIZER, files_along, open_own
 from sparsemix.interop.stored import StoredModel
 from sparsemix.models import DecoderConfig
-from sparsemix.runs import RunError, RunFolder, read_metrics
-from sparsemix.runs.folder import RUN
+from sparsemix.runs import RunError, RunFolder, is_run, read_metrics
 from sparsemix.tensors.header import unique_json
 
 MODEL = "model"
@@ -32,7 +31,7 @@ def open_model(path: Path) -> StoredModel:
     Raises:
         ValueError: it is none of these, a file of it is missing or damaged, or config and tensors disagree.
     """
-    if (path / RUN).is_file():
+    if is_run(path):
         return open_run(path)
     rule = f"must be the folder of a run or of a model, with {CONFIG}"
     check((path / CONFIG).is_file(), "path", rule, str(path), "check the path")
@@ -76,12 +75,21 @@ def tokenizer_of(model: StoredModel) -> Tokenizer:
     Raises:
         ValueError: there is none, it is not byte-level, or it has no end of a document.
     """
+    end = model.facts.get("special_tokens", {}).get("eos_token_id")
+    return Tokenizer.load(tokenizer_file(model), end[0] if isinstance(end, list) else end)
+
+
+def tokenizer_file(model: StoredModel) -> Path:
+    """The tokenizer.json that came with a model, of whatever kind it is.
+
+    Raises:
+        ValueError: there is none.
+    """
     path = next((file for file in model.files if file.name == TOKENIZER), None)
     remedy = "put the model's tokenizer there"
     check(path is not None, "tokenizer", f"must be in the model's folder, as {TOKENIZER}", "none", remedy)
     assert path is not None
-    end = model.facts.get("special_tokens", {}).get("eos_token_id")
-    return Tokenizer.load(path, end[0] if isinstance(end, list) else end)
+    return path
 
 
 def _facts(folder: RunFolder, asked: dict[str, Any], step: int) -> dict[str, Any]:

@@ -64,9 +64,7 @@ def open_own(folder: Path, document: dict[str, Any]) -> StoredModel:
     where = str(folder / CONFIG)
     document = migrated("config", document, document.get("format_version"), where)
     config = from_json(DecoderConfig, json.dumps(document.get("model")), f"{where}: model")
-    for name, value in derived_fields(config).items():
-        seen = document.get(name, value)
-        check(seen == value, f"{where}: {name}", f"must be {value}, as in model", repr(seen), "correct the config")
+    check_derived(config, document, f"{where}: ")
     tensors = open_folder(folder)
     check_tensors(tensors.specs, decoder_specs(config), str(folder))
     facts = read_object(folder / FACTS) if (folder / FACTS).is_file() else _said_beside(document)
@@ -99,6 +97,13 @@ def derived_fields(config: DecoderConfig) -> dict[str, Any]:
         "max_position_embeddings": config.context,
         "tie_word_embeddings": config.tie_embeddings,
     }
+
+
+def check_derived(config: DecoderConfig, document: Mapping[str, Any], where: str = "") -> None:
+    """Raise `ValueError` if a number beside the model contradicts it; `where` goes before its name."""
+    for name, value in derived_fields(config).items():
+        seen = document.get(name, value)
+        check(seen == value, f"{where}{name}", f"must be {value}, as in model", repr(seen), "correct the config")
 
 
 def given_tokens(document: Mapping[str, Any]) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def _let_start(decoder: nn.Module, seed: int) -> set[str]:
     for name, module in decoder.named_modules():
         if getattr(module, "starts_by_itself", False):
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(_stream_seed(f"{seed}/{name}"))
+                torch.manual_seed(stream_seed(f"{seed}/{name}"))
                 cast(Any, module).reset_parameters()
             found |= {f"{name}.{leaf}" for leaf, _ in module.named_parameters()}
     return found
@@ -115,9 +115,10 @@ def _matrices(name: str, parameter: Tensor) -> Iterator[tuple[str, Tensor]]:
 
 
 def _normal(shape: torch.Size, stream: str) -> Tensor:
-    generator = torch.Generator().manual_seed(_stream_seed(stream))
+    generator = torch.Generator().manual_seed(stream_seed(stream))
     return torch.randn(shape, generator=generator, device="cpu", dtype=torch.float32)
 
 
-def _stream_seed(stream: str) -> int:
+def stream_seed(stream: str) -> int:
+    """The seed of a stream of random numbers, by name: what is drawn from others does not change what it gives."""
     return int.from_bytes(hashlib.sha256(stream.encode()).digest()[:8], "big") >> 1

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from sparsemix.data import Batch
 from sparsemix.models import Decoder, evaluating
+from sparsemix.models.following import routers
 from sparsemix.routing import Routing, load, valid_edges
-from sparsemix.train.balancing import routers
 from sparsemix.train.batch import to_tensors
 from sparsemix.train.precision import Precision
 

@@ -2,7 +2,7 @@
 
 from sparsemix.runs.checkpoint import Checkpoint, Checkpoints
 from sparsemix.runs.errors import RunError
-from sparsemix.runs.folder import RunFolder
+from sparsemix.runs.folder import RunFolder, is_run
 from sparsemix.runs.metrics import MetricsWriter, read_metrics
 from sparsemix.runs.versions import FORMAT_VERSION
 
@@ -13,5 +13,6 @@ __all__ = [
     "MetricsWriter",
     "RunError",
     "RunFolder",
+    "is_run",
     "read_metrics",
 ]

@@ -20,6 +20,11 @@ C = TypeVar("C")
 RUN, CONFIG = "run.json", "config.json"
 
 
+def is_run(path: Path) -> bool:
+    """Whether a run is in this folder."""
+    return (path / RUN).is_file()
+
+
 class RunFolder:
     """Where the parts of a run are.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import cast
@@ -12,13 +11,13 @@ from torch import Tensor, nn
 
 from sparsemix.layer import MoEConfig
 from sparsemix.models import DecoderConfig, InitConfig, initialize
+from sparsemix.models.init import stream_seed
 from sparsemix.tensors import Recipe
 
 
 def stream(seed: int, name: str) -> torch.Generator:
-    """The generator of a name: what is drawn elsewhere does not change what it gives."""
-    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    """The generator of a name, as for the tensors of a new model."""
+    return torch.Generator().manual_seed(stream_seed(f"{seed}/{name}"))
 
 
 def normal_like(x: Tensor, generator: torch.Generator) -> Tensor:

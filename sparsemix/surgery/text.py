@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +15,8 @@ from sparsemix.checks import check
 from sparsemix.config import config
 from sparsemix.data import read_documents
 from sparsemix.data.held_out import HeldOut
-from sparsemix.data.tokenizer import sample_evenly
+from sparsemix.data.tokenizer import read_tokenizer, sample_evenly
+from sparsemix.interop.opening import tokenizer_file
 from sparsemix.interop.stored import StoredModel
 
 BATCH_TOKENS = 2048
@@ -58,7 +58,7 @@ class TextConfig:
         """
         row = min(self.row, model.config.context)
         texts = sample_evenly(_texts(self.sources), CHARACTERS_A_TOKEN * self.tokens)
-        token_T, bytes_T = _encoded(tokenizer_of(model), texts)
+        token_T, bytes_T = _encoded(read_tokenizer(tokenizer_file(model)), texts)
         largest, rule = int(token_T.max(initial=0)), "must give ids that the model has"
         fits = largest < model.config.vocab_size
         check(fits, "tokenizer", rule, f"{largest} with vocab_size={model.config.vocab_size}", "use the model's own")
@@ -69,28 +69,6 @@ class TextConfig:
         chosen = sorted({index * count // wanted for index in range(wanted)})
         token_BS, bytes_BS = (values[: count * row].reshape(count, row)[chosen] for values in (token_T, bytes_T))
         return Text(torch.from_numpy(token_BS.astype(np.int64)), int(bytes_BS[:, 1:].sum()))
-
-
-def tokenizer_of(model: StoredModel) -> tokenizers.Tokenizer:
-    """The tokenizer among the files of the model.
-
-    Raises:
-        ValueError: there is none, or it cannot be read.
-    """
-    path = next((path for path in model.files if path.name == "tokenizer.json"), None)
-    check(path is not None, "model", "must have a tokenizer.json to be measured on text", "none", "put one beside it")
-    assert path is not None
-    return _tokenizer(path)
-
-
-def _tokenizer(path: Path) -> tokenizers.Tokenizer:
-    try:
-        tokenizer = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
-    except Exception as error:  # the library raises plain Exception
-        raise ValueError(f"{path}: must be a tokenizer.json, got {error}; check the file") from None
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
 
 
 def _texts(sources: Iterable[str]) -> Iterator[str]:

@@ -12,12 +12,9 @@ from torch import Tensor
 from sparsemix.balance import Loss, LossConfig
 from sparsemix.config import config
 from sparsemix.models import Decoder, DecoderConfig
-from sparsemix.routers import Router
+from sparsemix.models.following import Total, routers
 from sparsemix.routing import Routing, TokenInfo, flatten
 from sparsemix.train.random_stream import fork
-
-Total = tuple[Tensor | None, ...]
-"""The statistics of a layer, one for each loss or router, over however much has been added up."""
 
 
 @config
@@ -65,24 +62,6 @@ class Balance:
         return tuple(
             tuple(loss.statistic(one) if loss.weight else None for loss in self.losses) for one in flatten(routing)
         )
-
-
-def add_up(parts: Sequence[Total]) -> Total:
-    """The totals of several micro-batches."""
-    return tuple(
-        None if column[0] is None else torch.stack([s for s in column if s is not None]).sum(0)
-        for column in zip(*parts, strict=True)
-    )
-
-
-def routers(model: Decoder) -> dict[int, list[Router]]:
-    """Block number -> its router, and those of mixtures inside, for the blocks with a mixture, in order."""
-    return {layer: model.blocks[layer].ffn.routers() for layer in model.config.moe_layers}  # type: ignore[union-attr]
-
-
-def statistics(routers: Sequence[Router], routing: Routing) -> Total:
-    """What each of these routers wants to adapt to, of a layer's routing."""
-    return tuple(router.statistic(one) for router, one in zip(routers, flatten(routing), strict=True))
 
 
 def unbalanced(model: Decoder, balance: Balance) -> list[int]:

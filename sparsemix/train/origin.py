@@ -6,14 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from sparsemix.interop import StoredModel, last_step, open_model, open_run
-from sparsemix.runs import RunFolder
-from sparsemix.runs.folder import RUN
+from sparsemix.runs import RunFolder, is_run
 from sparsemix.train.config import TrainConfig
-
-
-def is_run(path: Path) -> bool:
-    """Whether a run is in this folder."""
-    return (path / RUN).is_file()
 
 
 def config_of(path: Path) -> TrainConfig:

@@ -10,9 +10,9 @@ import torch
 from sparsemix.data import Tokenizer
 from sparsemix.interop import StoredModel, build, open_model, open_run, tokenizer_of
 from sparsemix.models import Decoder
-from sparsemix.runs import Checkpoint, RunFolder
+from sparsemix.runs import Checkpoint, RunFolder, is_run
 from sparsemix.train.config import TrainConfig
-from sparsemix.train.origin import config_around, is_run
+from sparsemix.train.origin import config_around
 from sparsemix.train.trainer import Trainer, TrainerState
 
 MODEL, OPTIMIZER = "model", "optimizer"

@@ -12,8 +12,9 @@ from torch import Tensor
 from sparsemix.data import Batch
 from sparsemix.models import Decoder, DecoderOutput, chunked_cross_entropy
 from sparsemix.models.decoder import Collect
+from sparsemix.models.following import Total, add_up, routers, statistics
 from sparsemix.routing import Routing, load
-from sparsemix.train.balancing import Balance, Total, add_up, routers, statistics
+from sparsemix.train.balancing import Balance
 from sparsemix.train.batch import TensorBatch, to_tensors
 from sparsemix.train.precision import Precision
 from sparsemix.train.random_stream import fork

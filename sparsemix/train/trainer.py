@@ -13,7 +13,8 @@ from torch import Tensor
 from sparsemix.checks import check
 from sparsemix.data import Batch
 from sparsemix.models import Decoder
-from sparsemix.train.balancing import Balance, routers
+from sparsemix.models.following import follow, routers
+from sparsemix.train.balancing import Balance
 from sparsemix.train.optim import ModelOptimizer
 from sparsemix.train.precision import Precision
 from sparsemix.train.random_stream import RandomStream
@@ -167,9 +168,7 @@ class Trainer:
             torch.nn.utils.clip_grads_with_norm_(self.optimizer.parameters, self._clip_norm, norm)
         self.optimizer.step(self._multiplier(self.steps_done))
         for layer, total in zip(routers(self.model).values(), gathered.statistic, strict=True):
-            for router, statistic in zip(layer, total, strict=True):
-                if statistic is not None:
-                    router.update(statistic)
+            follow(layer, total)
 
     def _note(self, skipped: bool, loss: float, grad_norm: float) -> None:
         self._skipped_in_a_row = self._skipped_in_a_row + 1 if skipped else 0

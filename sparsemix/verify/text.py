@@ -6,11 +6,11 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-import tokenizers
 import torch
 from torch import Tensor
 
 from sparsemix.checks import check
+from sparsemix.data.tokenizer import read_tokenizer
 from sparsemix.verify.situations import SEED
 
 NUM_ROWS = 2
@@ -27,16 +27,9 @@ def some_tokens(vocab_size: int, num_tokens: int, files: Sequence[Path] = ()) ->
     if tokenizer is None:
         generator = torch.Generator().manual_seed(SEED)
         return torch.randint(vocab_size, (NUM_ROWS, length), generator=generator)
-    ids = _encoded(tokenizer)
+    text = Path(textwrap.__file__).read_text(encoding="utf-8")
+    ids = read_tokenizer(tokenizer).encode(text, add_special_tokens=False).ids
     rule, largest = f"must give ids below vocab_size={vocab_size}", max(ids, default=vocab_size)
     check(largest < vocab_size, str(tokenizer), rule, largest, "put the model's own tokenizer there")
     ids = ids * (NUM_ROWS * length // len(ids) + 1)
     return torch.tensor(ids[: NUM_ROWS * length]).view(NUM_ROWS, length)
-
-
-def _encoded(tokenizer: Path) -> list[int]:
-    text = Path(textwrap.__file__).read_text(encoding="utf-8")
-    try:
-        return tokenizers.Tokenizer.from_file(str(tokenizer)).encode(text, add_special_tokens=False).ids
-    except Exception as error:  # the library raises plain Exception
-        raise ValueError(f"{tokenizer}: must be a tokenizer.json, got {error}; check the file") from None

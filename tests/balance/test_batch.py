@@ -28,7 +28,7 @@ from sparsemix.balance import (
     ZLoss,
 )
 from sparsemix.balance.batch import mean_of, with_count
-from sparsemix.train.balancing import add_up
+from sparsemix.models.following import add_up
 
 LOSSES = {
     "switch": lambda num_experts: SwitchLoss(),

@@ -70,6 +70,24 @@ def test_logits_equal_those_of_transformers(model: Any, folder: Path) -> None:
     torch.testing.assert_close(logits(build(open_model(folder)), prompts()), expected, atol=1e-5, rtol=1e-5)
 
 
+@torch.no_grad()
+def test_decoding_with_a_cache_gives_the_same(model: Any, folder: Path) -> None:
+    decoder, (batch, length) = build(open_model(folder)).eval(), prompts().shape
+    cache, parts = decoder.new_cache(batch, length), prompts().split([length - 9, *[1] * 9], dim=1)
+    found = torch.cat([decoder.logits(decoder(part, cache=cache).hidden_BSD) for part in parts], dim=1)
+    torch.testing.assert_close(found, model(prompts()).logits, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_padding_on_the_left_gives_the_same(model: Any, folder: Path) -> None:
+    decoder, valid_BS = build(open_model(folder)).eval(), torch.ones_like(prompts(), dtype=torch.bool)
+    valid_BS[0, :9] = False
+    position_BS = (valid_BS.cumsum(1) - 1).clamp(min=0)
+    expected = model(prompts(), attention_mask=valid_BS.long(), position_ids=position_BS).logits
+    found = decoder.logits(decoder(prompts(), valid_BS=valid_BS).hidden_BSD)
+    torch.testing.assert_close(found[valid_BS], expected[valid_BS], atol=1e-5, rtol=1e-5)
+
+
 def test_greedy_tokens_equal_those_of_transformers(model: Any, folder: Path) -> None:
     settings = {"max_new_tokens": TOKENS_S, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
     expected = model.generate(prompts(), attention_mask=torch.ones_like(prompts()), **settings)

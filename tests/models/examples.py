@@ -6,7 +6,7 @@ from torch import nn
 from sparsemix.config import config
 from sparsemix.experts import GLUExpertsConfig
 from sparsemix.layer import MoEConfig
-from sparsemix.models import AttentionConfig, Decoder, DecoderConfig
+from sparsemix.models import AttentionConfig, Decoder, DecoderConfig, LatentAttentionConfig, WindowConfig
 from sparsemix.routers import TopKRouterConfig
 from sparsemix.routing import Routing
 
@@ -78,3 +78,5 @@ class Residual(nn.Module):
 
 
 RESIDUAL = MoEConfig(num_experts=4, router=ResidualRouterConfig(k=2), experts=GLUExpertsConfig(hidden=12))
+LATENT = LatentAttentionConfig(num_heads=2, q_rank=6, kv_rank=5, nope_dim=4, rope_dim=4, value_dim=6)
+WITH_SINKS = {"attention": AttentionConfig(num_heads=4, num_kv_heads=2, sinks=True), "window": WindowConfig(size=3)}

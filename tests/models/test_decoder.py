@@ -1,45 +1,17 @@
 """The decoder against a plain reference, its masks, its outputs and its errors."""
 
 import copy
-from dataclasses import replace
 
 import pytest
 import torch
-from models.examples import MOE, RESIDUAL, Adapted, random_tokens, small_config, small_decoder
-from models.reference import decoder_logits
-from pydantic import ValidationError
+from models.compare import expect_reference, reference_logits
+from models.examples import LATENT, MOE, RESIDUAL, WITH_SINKS, Adapted, random_tokens, small_config, small_decoder
 
-from sparsemix.config import from_json, to_json
-from sparsemix.experts import GLUExpertsConfig, ModuleExpertsConfig
-from sparsemix.layer import MoE
 from sparsemix.models import (
-    AttentionConfig,
-    DecoderConfig,
-    DepthConfig,
-    LatentAttentionConfig,
     WindowConfig,
     chunked_cross_entropy,
 )
-from sparsemix.routers import CapacityConfig, SwitchRouterConfig, TopKRouterConfig
 from sparsemix.routing import Routing
-from sparsemix.soft import SoftMoEConfig
-
-
-def reference_logits(decoder, tokens_S, allowed, positions, choose=None):
-    config = decoder.config
-    return decoder_logits(
-        tokens_S,
-        decoder.state_dict(keep_vars=True),
-        layers=config.num_layers,
-        heads=config.attention.num_heads,
-        kv_heads=config.attention.kv_heads,
-        k=None if config.moe is None else config.moe.router.k,
-        theta=config.attention.rope_theta,
-        eps=config.norm_eps,
-        allowed=allowed,
-        positions=positions,
-        choose=choose,
-    )
 
 
 def loss_gradients(decoder, **arguments):
@@ -100,24 +72,6 @@ def test_multipliers_leave_tied_embeddings_tied():
     torch.testing.assert_close(ours, 0.25 * theirs, atol=1e-12, rtol=1e-12)
 
 
-def expect_reference(decoder):
-    """Logits and all gradients."""
-    tokens_BS = random_tokens(2, 7)
-    logits_BSV = decoder.logits(decoder(tokens_BS).hidden_BSD)
-    expected = torch.stack(
-        [reference_logits(decoder, tokens_S, lambda s, t: t <= s, range(7)) for tokens_S in tokens_BS]
-    )
-    torch.testing.assert_close(logits_BSV, expected, atol=1e-12, rtol=1e-12)
-    direction = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1), dtype=expected.dtype)
-    parameters = dict(decoder.named_parameters())
-    unread = {"blocks.1.ffn.router.residual_E"} & parameters.keys()  # the lowest mixture has none below it
-    parameters = [parameter for name, parameter in parameters.items() if name not in unread]
-    ours = torch.autograd.grad((logits_BSV * direction).sum(), parameters)
-    theirs = torch.autograd.grad((expected * direction).sum(), parameters)
-    for our, their in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(our, their, atol=1e-10, rtol=1e-10)
-
-
 def test_documents_see_only_themselves():
     decoder = small_decoder()
     tokens_S = random_tokens(10)
@@ -157,43 +111,6 @@ def test_tokens_are_described_to_the_router():
     assert info.valid_T is None
 
 
-@pytest.mark.parametrize(
-    ("every", "first", "expected"),
-    [(1, 0, (0, 1, 2, 3, 4, 5)), (2, 0, (1, 3, 5)), (1, 2, (2, 3, 4, 5)), (3, 1, (3,)), (1, 6, ())],
-)
-def test_which_blocks_are_mixtures(every, first, expected):
-    config = small_config(num_layers=6, moe_every=every, dense_first=first)
-    assert config.moe_layers == expected
-    seen = []
-    decoder = config.build()
-    output = decoder(random_tokens(1, 4), collect=lambda layer, routing: seen.append(layer) or layer * 10)
-    assert tuple(seen) == expected
-    assert output.collected == tuple(10 * layer for layer in expected)
-
-
-@pytest.mark.parametrize(
-    ("dense", "alone", "expected"),
-    [
-        ((1,), (), ["dense", "dense", "moe", "moe", "moe"]),
-        ((3, 1), (4,), ["dense", "dense", "moe", "dense", "alone"]),
-        ((), (0, 2), ["alone", "moe", "alone", "moe", "moe"]),
-        ((2,), (2,), ["dense", "moe", "alone", "moe", "moe"]),
-    ],
-)
-def test_some_blocks_are_dense_and_some_are_attention_alone(dense, alone, expected):
-    decoder = small_decoder(num_layers=5, dense_layers=dense, without_ffn=alone)
-    kinds = {MoE: "moe", type(None): "alone"}
-    assert [kinds.get(type(block.ffn), "dense") for block in decoder.blocks] == expected
-    assert decoder.config.moe_layers == tuple(layer for layer, kind in enumerate(expected) if kind == "moe")
-    expect_reference(decoder)
-
-
-def test_no_block_need_be_dense():
-    small_config(ffn=None, dense_first=0, without_ffn=(1,))
-    with pytest.raises(ValueError, match="ffn: must be given where blocks are dense, got none for 1 of 3 blocks"):
-        small_config(ffn=None, dense_first=0, without_ffn=(1,), dense_layers=(2,))
-
-
 def test_an_adapter_of_the_unembedding_is_asked_for_logits():
     decoder = small_decoder()
     hidden_BSD = decoder(random_tokens(1, 4)).hidden_BSD
@@ -204,10 +121,6 @@ def test_an_adapter_of_the_unembedding_is_asked_for_logits():
 
 def test_without_collect_the_routings_are_returned():
     assert all(isinstance(kept, Routing) for kept in small_decoder()(random_tokens(1, 4)).collected)
-
-
-LATENT = LatentAttentionConfig(num_heads=2, q_rank=6, kv_rank=5, nope_dim=4, rope_dim=4, value_dim=6)
-WITH_SINKS = {"attention": AttentionConfig(num_heads=4, num_kv_heads=2, sinks=True), "window": WindowConfig(size=3)}
 
 
 @pytest.mark.parametrize("changes", [{}, WITH_SINKS, {"attention": LATENT}])
@@ -269,91 +182,6 @@ def test_building_again_gives_the_same_weights_whatever_the_global_state():
     torch.manual_seed(2)
     second = small_decoder(seed=3).state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
-
-
-@pytest.mark.parametrize("changes", [{}, WITH_SINKS, {"attention": LATENT, "without_ffn": (1,)}])
-def test_config_goes_to_json_and_back(changes):
-    config = small_config(tie_embeddings=True, moe_every=2, **changes)
-    assert from_json(DecoderConfig, to_json(config)) == config
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"ffn": None}, "ffn: must be given where blocks are dense, got none for 1 of 3 blocks"),
-        ({"ffn": None, "dense_first": 3}, "ffn: must be given where blocks are dense, got none for 3 of 3 blocks"),
-        ({"dim": 0}, "greater than or equal to 1"),
-        ({"unknown": 1}, "unknown"),
-        ({"dense_layers": (3,)}, r"dense_layers: must be in 0..2, the blocks there are, got \(3,\); correct them"),
-        ({"without_ffn": (0, -1)}, r"without_ffn: must be in 0..2, .* got \(0, -1\)"),
-        ({"window": WindowConfig(size=4, layers=(5,))}, r"window.layers: must be in 0..2, .* got \(5,\)"),
-        (
-            {"window": WindowConfig(size=4), "depth": DepthConfig()},
-            "window: not together with a depth, .* got both in block 1; give window.layers without it",
-        ),
-    ],
-)
-def test_config_refuses(changes, message):
-    with pytest.raises((ValidationError, ValueError), match=message):
-        small_config(**changes)
-
-
-@pytest.mark.parametrize(
-    ("attention", "dim", "message"),
-    [
-        (AttentionConfig(num_heads=3), 16, "num_heads: must divide dim"),
-        (AttentionConfig(num_heads=16), 16, "head_dim: must be even"),
-    ],
-)
-def test_attention_refuses_a_width(attention, dim, message):
-    with pytest.raises(ValueError, match=message):
-        attention.build(dim)
-
-
-def test_a_config_refuses_heads_that_do_not_fit():
-    with pytest.raises(ValueError, match="num_heads: must divide dim where head_dim is not given, got num_heads=3"):
-        small_config(attention=AttentionConfig(num_heads=3))
-
-
-def test_kv_heads_must_divide_heads():
-    with pytest.raises(ValueError, match="num_kv_heads: must divide num_heads, got num_kv_heads=3 with num_heads=4"):
-        AttentionConfig(num_heads=4, num_kv_heads=3)
-
-
-LEAKY = TopKRouterConfig(k=2, capacity=CapacityConfig())
-INSIDE_AN_EXPERT = ModuleExpertsConfig(make=lambda dim: replace(MOE, router=LEAKY).build(dim))
-
-
-@pytest.mark.parametrize(
-    ("moe", "where"),
-    [
-        (replace(MOE, router=LEAKY), "blocks.1.ffn"),
-        (replace(MOE, experts=INSIDE_AN_EXPERT), "blocks.1.ffn.experts.experts.0"),
-    ],
-)
-def test_a_router_that_is_not_causal_needs_consent(moe, where):
-    message = f"router: must be causal in a decoder, .*, got TopKRouter in {where}; .*set allow_leak=True"
-    with pytest.raises(ValueError, match=message):
-        small_config(moe=moe).build()
-    small_config(moe=moe, allow_leak=True).build()
-
-
-def test_a_decoder_takes_no_soft_mixture():
-    soft = SoftMoEConfig(num_experts=2, experts=GLUExpertsConfig(hidden=4))
-    with pytest.raises(ValueError, match=r"moe: .*MoEConfig"):
-        small_config(moe=soft)
-
-    class Inside(torch.nn.Module):
-        def __init__(self, dim):
-            super().__init__()
-            self.soft = soft.build(dim)
-
-    with pytest.raises(ValueError, match=r"router: must be causal in a decoder, .*, got SoftRouter in blocks.1.ffn"):
-        small_config(moe=replace(MOE, experts=ModuleExpertsConfig(make=Inside))).build()
-
-
-def test_a_capacity_that_is_causal_needs_none():
-    assert small_config(moe=replace(MOE, router=SwitchRouterConfig())).build().blocks[1].ffn.router.causal
 
 
 def test_attention_alone_is_a_decoder():

@@ -97,7 +97,7 @@ def test_text_that_is_too_short_and_a_model_without_tokenizer_are_refused(with_t
     settings = TextConfig(sources=(str(source),), row=32)
     with pytest.raises(ValueError, match="text: must have a row of tokens, got 5 tokens; give more of it"):
         settings.read(with_tokenizer(ByteTokenizerConfig().build([])))
-    with pytest.raises(ValueError, match=r"model: must have a tokenizer.json to be measured on text, got none"):
+    with pytest.raises(ValueError, match=r"tokenizer: must be in the model.s folder, as tokenizer.json, got none"):
         settings.read(small_model()[0])
 
 

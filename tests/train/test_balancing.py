@@ -14,10 +14,11 @@ from sparsemix.balance import (
     balance_loss,
 )
 from sparsemix.experts import GLUExpertsConfig
+from sparsemix.models.following import add_up
 from sparsemix.routers import NoisyTopKRouterConfig, SelectionBiasConfig, SwitchRouterConfig, TopKRouterConfig
 from sparsemix.routing import flatten
 from sparsemix.train import BalanceConfig
-from sparsemix.train.balancing import Balance, add_up, unbalanced
+from sparsemix.train.balancing import Balance, unbalanced
 
 NOISY = NoisyTopKRouterConfig(k=2)
 PLAIN = TopKRouterConfig(k=2)

@@ -8,6 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from sparsemix.interop.pairs import half_apart, side_by_side
+
 
 class Rule(Protocol):
     """One tensor of ours, and how it is made of theirs and they of it."""
@@ -126,14 +128,7 @@ class TurningPairs(Same):
         self.head, self.turning = head, turning
 
     def join(self, theirs: Sequence[Tensor]) -> Tensor:
-        return self._with_turning(theirs[0], (-1, 2))
+        return half_apart(theirs[0], self.head, self.turning)
 
     def cut(self, ours: Tensor, index: int) -> Tensor:
-        return self._with_turning(ours, (2, -1))
-
-    def _with_turning(self, rows: Tensor, grid: tuple[int, int]) -> Tensor:
-        """The turning rows of each head, laid out as a grid, read along its other axis."""
-        heads = rows.unflatten(0, (-1, self.head))
-        still, turning = heads.split([self.head - self.turning, self.turning], dim=1)
-        turned = turning.unflatten(1, grid).transpose(1, 2).flatten(1, 2)
-        return torch.cat([still, turned], dim=1).flatten(0, 1)
+        return side_by_side(ours, self.head, self.turning)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sparsemix.checks import check
 from sparsemix.interop.gguf.architecture import GPT_OSS, Architecture
+from sparsemix.interop.pairs import side_by_side
 from sparsemix.models import DecoderConfig, LatentAttentionConfig
 from sparsemix.tensors import Recipe, TensorSource
 
@@ -93,7 +94,7 @@ _FFN: dict[str, Outputs] = {
 
 def _grouped(head_dim: int, architecture: Architecture) -> dict[str, Outputs]:
     def turned(ours: Sequence[Tensor]) -> Tensor:
-        return ours[0] if architecture.pairs == "halves" else neighbours(ours[0], head_dim, head_dim)
+        return ours[0] if architecture.pairs == "halves" else side_by_side(ours[0], head_dim, head_dim)
 
     return {
         "attention_norm.weight": _one("attn_norm.weight"),
@@ -115,10 +116,10 @@ def _latent(attention: LatentAttentionConfig) -> dict[str, Outputs]:
     nope, rope, value = attention.nope_dim, attention.rope_dim, attention.value_dim
 
     def turned(ours: Sequence[Tensor]) -> Tensor:
-        return neighbours(ours[0], nope + rope, rope)
+        return side_by_side(ours[0], nope + rope, rope)
 
     def turned_once(ours: Sequence[Tensor]) -> Tensor:
-        return neighbours(ours[0], attention.kv_rank + rope, rope)
+        return side_by_side(ours[0], attention.kv_rank + rope, rope)
 
     def key_up(ours: Sequence[Tensor]) -> Tensor:  # of each head, from its key to the latent: llama.cpp applies it to q
         return ours[0].unflatten(0, (-1, nope + value))[:, :nope].transpose(1, 2)
@@ -137,14 +138,6 @@ def _latent(attention: LatentAttentionConfig) -> dict[str, Outputs]:
         "attention.key_value_up.weight": (("attn_k_b.weight", key_up), ("attn_v_b.weight", value_up)),
         "attention.output.weight": _one("attn_output.weight"),
     }
-
-
-def neighbours(rows: Tensor, head_dim: int, rotary_dim: int) -> Tensor:
-    """The last `rotary_dim` rows of each head, in pairs half of them apart, with the pairs side by side."""
-    heads = rows.unflatten(0, (-1, head_dim))
-    still, turned = heads.split([head_dim - rotary_dim, rotary_dim], dim=1)
-    turned = turned.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
-    return torch.cat([still, turned], dim=1).flatten(0, 1)
 
 
 def _slowdown(config: DecoderConfig) -> Tensor:

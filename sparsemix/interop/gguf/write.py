@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +10,7 @@ import numpy as np
 import torch
 
 from sparsemix.checks import check, require
-from sparsemix.files import PARTIAL, remove_empty, sync
+from sparsemix.files import new_file, new_parents
 from sparsemix.interop.agree import check_tensors
 from sparsemix.interop.decoders import decoder_specs
 from sparsemix.interop.gguf.architecture import nearest
@@ -51,7 +49,7 @@ def write_gguf(model: StoredModel, out: Path, dtype: FileType = "float32") -> No
     values = _general(out, dtype) | metadata(model.config, architecture)
     values |= vocabulary(model.files, model.config.vocab_size)
     tensors = Derived(model.tensors, recipes(model.config, architecture, model.tensors))
-    with _new_file(out) as partial:
+    with new_parents(out), new_file(out) as partial:
         writer = gguf.GGUFWriter(partial, architecture.name)
         try:
             _add_values(gguf, writer, values)
@@ -98,20 +96,3 @@ def _kind(name: str, spec: Spec, dtype: FileType) -> str:
     if dtype == "float32" or len(spec.shape) == 1 or name.endswith(".bias") or "ffn_gate_inp" in name:
         return "F32"
     return "F16" if dtype == "float16" or spec.shape[-1] % BLOCK else "Q8_0"
-
-
-@contextmanager
-def _new_file(path: Path) -> Iterator[Path]:
-    """A file to fill; when the block ends it appears at `path`, durable, or not at all."""
-    partial = path.with_name(path.name + PARTIAL)
-    missing = [parent for parent in partial.parents if not parent.exists()]
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        yield partial
-        sync(partial)
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        remove_empty(missing)
-        raise
-    sync(path.parent)

@@ -13,7 +13,7 @@ from transformers import PretrainedConfig
 from sparsemix.balance import Loss, LossConfig
 from sparsemix.checks import check
 from sparsemix.config import from_json, one_line, to_json
-from sparsemix.interop.own import MODEL_TYPE, derived_fields
+from sparsemix.interop.own import MODEL_TYPE, check_derived, derived_fields
 from sparsemix.interop.remote_code import AUTO_MAP
 from sparsemix.models import DecoderConfig
 from sparsemix.runs import FORMAT_VERSION
@@ -59,7 +59,8 @@ class SparsemixConfig(PretrainedConfig):
             model = migrated("config", {"model": dict(model)}, format_version, "format_version")["model"]
         if model is not None:
             self.model = _model_as_json(model)
-            others = self._with_derived(others)
+            check_derived(self.decoder_config(), others)
+            others |= derived_fields(self.decoder_config())
         others.setdefault("auto_map", AUTO_MAP)
         super().__init__(**others)
 
@@ -86,13 +87,6 @@ class SparsemixConfig(PretrainedConfig):
         if self.balance_losses is None:
             return moe.router.losses(moe.num_experts)
         return _losses(self.balance_losses)
-
-    def _with_derived(self, others: Mapping[str, Any]) -> dict[str, Any]:
-        derived = derived_fields(self.decoder_config())
-        for name, value in derived.items():
-            seen = others.get(name, value)
-            check(seen == value, name, f"must be {value}, as in model", seen, "correct the config")
-        return {**others, **derived}
 
 
 def _model_as_json(model: DecoderConfig | Mapping[str, Any]) -> dict[str, Any]:

@@ -5,16 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from sparsemix.checks import check
 from sparsemix.interop.hf_model.model import SparsemixForCausalLM
 from sparsemix.models import Decoder, DecoderOutput
-from sparsemix.routers import Router
-from sparsemix.routing import flatten
-
-Statistics = list[Tensor | None]
+from sparsemix.models.following import Total, add_up, follow, routers, statistics
 
 
 class RouterUpdates(TrainerCallback):
@@ -24,7 +21,7 @@ class RouterUpdates(TrainerCallback):
     """
 
     def __init__(self) -> None:
-        self._totals: Statistics = []
+        self._seen: list[list[Total]] = []  # of each micro-batch, what the routers of each layer want to know
         self._hooks: list[Any] = []
 
     def on_train_begin(
@@ -44,10 +41,9 @@ class RouterUpdates(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **others: Any
     ) -> None:
         """Hand each router what it wants to know of the whole batch."""
-        for router, statistic in zip(_routers(_decoder(model)), self._totals, strict=True):
-            if statistic is not None:
-                router.update(statistic)
-        self._totals = []
+        for layer, parts in zip(routers(_decoder(model)).values(), zip(*self._seen), strict=True):
+            follow(layer, add_up(parts))
+        self._seen = []
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **others: Any
@@ -59,15 +55,13 @@ class RouterUpdates(TrainerCallback):
         if not decoder.training:
             return
         with torch.no_grad():
-            routings = [one for kept in output.collected for one in flatten(kept.routing)]
-            found = [router.statistic(one) for router, one in zip(_routers(decoder), routings, strict=True)]
-        pairs = zip(self._totals or [None] * len(found), found, strict=True)
-        self._totals = [new if old is None or new is None else old + new for old, new in pairs]
+            layers = zip(routers(decoder).values(), output.collected, strict=True)
+            self._seen.append([statistics(layer, kept.routing) for layer, kept in layers])
 
     def _stop(self) -> None:
         for hook in self._hooks:
             hook.remove()
-        self._hooks, self._totals = [], []
+        self._hooks, self._seen = [], []
 
 
 def _keep_routings(decoder: Decoder, args: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -81,7 +75,3 @@ def _decoder(model: nn.Module) -> Decoder:
     found = [module for module in model.modules() if isinstance(module, SparsemixForCausalLM)]
     check(len(found) == 1, "model", "must have one SparsemixForCausalLM", len(found), "give Trainer such a model")
     return found[0].model
-
-
-def _routers(decoder: Decoder) -> list[Router]:
-    return [router for layer in decoder.config.moe_layers for router in decoder.blocks[layer].ffn.routers()]  # type: ignore[union-attr]
