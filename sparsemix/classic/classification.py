@@ -6,39 +6,60 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import ClassifierMixin
+from sklearn.utils import column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from sparsemix.checks import check
 from sparsemix.classic.base import BaseMoE
+from sparsemix.classic.blocks import in_blocks
 from sparsemix.classic.experts import LogisticExperts
-from sparsemix.classic.parts import Array, Experts, Table
+from sparsemix.classic.fitted import soft
+from sparsemix.classic.flat import FlatMoE
+from sparsemix.classic.hierarchy import HierarchicalMoE
+from sparsemix.classic.parts import Array, Experts
+from sparsemix.classic.reading import Accepts, read_both
 
 
-class MoEClassifier(ClassifierMixin, BaseMoE):
-    """A mixture of classifiers: p(y = k | x) = sum_e p(e | x) p(y = k | x, e)."""
+class Classification(ClassifierMixin, BaseMoE):
+    """What mixtures of classifiers do: p(y = k | x) = sum_e p(e | x) p(y = k | x, e)."""
 
-    def _experts(self) -> Experts:
+    classes_: Array
+    """The K classes, sorted; the numbers of classes in the experts index it."""
+
+    def _as_experts(self, random_state: Any) -> Experts:
         return LogisticExperts() if self.expert is None else self.expert
 
-    def _read_fit(self, X: Any, y: Any, sample_weight: Any) -> Table:
-        X, y = validate_data(self, X, y, dtype=[np.float64, np.float32])
+    def _num_classes(self) -> int:
+        return len(self.classes_)
+
+    def _read_both(self, X: Any, y: Any, accepts: Accepts, *, reset: bool) -> tuple[Any, Array]:
+        X, y = read_both(self, X, y, accepts, reset=reset, y_dtype=None)
+        y = column_or_1d(y, warn=True)
         check_classification_targets(y)
-        self.classes_, code_N = np.unique(y, return_inverse=True)
-        weight_N = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
-        return Table(X, code_N, weight_N, len(self.classes_))
-
-    def _read(self, X: Any) -> Any:
-        return validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
-
-    def _read_both(self, X: Any, y: Any) -> tuple[Any, Array]:
-        X, y = validate_data(self, X, y, reset=False, dtype=[np.float64, np.float32])
+        if reset:
+            self.classes_ = np.unique(y)
+        unseen = np.setdiff1d(y, self.classes_)
+        check(len(unseen) == 0, "y", "must hold classes of the fit only", ", ".join(map(str, unseen[:3])))
         return X, np.searchsorted(self.classes_, y)
 
     def predict_proba(self, X: Any) -> Array:
         """p(y = k | x), (N, K), classes in the order of `classes_`."""
-        check_is_fitted(self)
-        return np.einsum("ne,nek->nk", self.gate(X), self.experts_.output(self._read(X)))
+        mixture = self.mixture_
+        return in_blocks(lambda X: soft(mixture, X), self._read(X))
+
+    def predict_log_proba(self, X: Any) -> Array:
+        """log p(y = k | x), (N, K)."""
+        return np.log(self.predict_proba(X))
 
     def predict(self, X: Any) -> Array:
         """The most probable class."""
-        return self.classes_[self.predict_proba(X).argmax(axis=1)]
+        number_N = self.predict_proba(X).argmax(axis=1)
+        return self.classes_[number_N]
+
+
+class MoEClassifier(Classification, FlatMoE):
+    """A mixture of classifiers: p(y = k | x) = sum_e p(e | x) p(y = k | x, e)."""
+
+
+class HierarchicalMoEClassifier(Classification, HierarchicalMoE):
+    """A mixture of classifiers, the leaves of a tree of gates: p(e | x) is the product over its path."""

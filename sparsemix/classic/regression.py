@@ -5,36 +5,49 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from sklearn.base import RegressorMixin
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.base import MultiOutputMixin, RegressorMixin
 
+from sparsemix.checks import check
 from sparsemix.classic.base import BaseMoE
+from sparsemix.classic.blocks import in_blocks
 from sparsemix.classic.experts import LinearExperts
-from sparsemix.classic.parts import Array, Experts, Table
+from sparsemix.classic.fitted import soft
+from sparsemix.classic.flat import FlatMoE
+from sparsemix.classic.hierarchy import HierarchicalMoE
+from sparsemix.classic.parts import Array, Experts
+from sparsemix.classic.reading import Accepts, read_both
 
 
-class MoERegressor(RegressorMixin, BaseMoE):
-    """A mixture of regression experts: p(y | x) = sum_e p(e | x) N(y; mu_e(x), sigma_e^2)."""
+class Regression(MultiOutputMixin, RegressorMixin, BaseMoE):
+    """What mixtures of regression experts do: p(y | x) = sum_e p(e | x) N(y; mu_e(x), sigma_e^2(x))."""
 
-    def _experts(self) -> Experts:
+    output_shape_: tuple[int, ...]
+    """() for targets (N,), (M,) for targets (N, M)."""
+
+    def _as_experts(self, random_state: Any) -> Experts:
         return LinearExperts() if self.expert is None else self.expert
 
-    def _read_fit(self, X: Any, y: Any, sample_weight: Any) -> Table:
-        X, y = validate_data(self, X, y, multi_output=True, y_numeric=True, dtype=[np.float64, np.float32])
-        self._one_output = y.ndim == 1
-        weight_N = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
-        return Table(X, y.reshape(len(y), -1).astype(np.float64), weight_N)
+    def _num_classes(self) -> None:
+        return None
 
-    def _read(self, X: Any) -> Any:
-        return validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
-
-    def _read_both(self, X: Any, y: Any) -> tuple[Any, Array]:
-        X, y = validate_data(self, X, y, reset=False, multi_output=True, y_numeric=True, dtype=[np.float64, np.float32])
-        return X, y.reshape(len(y), -1).astype(np.float64)
+    def _read_both(self, X: Any, y: Any, accepts: Accepts, *, reset: bool) -> tuple[Any, Array]:
+        X, y = read_both(self, X, y, accepts, reset=reset, y_dtype=np.float64)
+        if reset:
+            self.output_shape_ = y.shape[1:]
+        fitted = f"must have the shape (N{''.join(f', {size}' for size in self.output_shape_)}) of those fitted"
+        check(y.shape[1:] == self.output_shape_, "y", fitted, f"shape {y.shape}")
+        return X, y.reshape(len(y), -1)
 
     def predict(self, X: Any) -> Array:
         """The mean of the mixture, sum_e p(e | x) mu_e(x)."""
-        check_is_fitted(self)
-        gate_NE = self.gate(X)
-        mean_NM = np.einsum("ne,nem->nm", gate_NE, self.experts_.output(self._read(X)))
-        return mean_NM[:, 0] if self._one_output else mean_NM
+        mixture = self.mixture_
+        mean_NM = in_blocks(lambda X: soft(mixture, X), self._read(X))
+        return mean_NM.reshape(len(mean_NM), *self.output_shape_)
+
+
+class MoERegressor(Regression, FlatMoE):
+    """A mixture of regression experts: p(y | x) = sum_e p(e | x) N(y; mu_e(x), sigma_e^2(x))."""
+
+
+class HierarchicalMoERegressor(Regression, HierarchicalMoE):
+    """A mixture of regression experts, the leaves of a tree of gates: p(e | x) is the product over its path."""
