@@ -81,7 +81,7 @@ class HierarchicalMoE(BaseMoE):
 def nested(start: Start, branching: Sequence[int]) -> Start:
     """A start for a tree: as for a mixture of the root's children, then within each child on its share of the rows.
 
-    So the leaves of one node begin near each other, and its gate has something to tell apart that its siblings need not.
+    So the leaves of one node begin near each other, and tell apart what is one to the nodes above.
     """
 
     def start_leaves(table: Table, n_experts: int, random: np.random.RandomState) -> Array:
