@@ -9,7 +9,7 @@ import numpy as np
 from sparsemix.classic.base import BaseMoE
 from sparsemix.classic.em import Run
 from sparsemix.classic.fitting import Plan, fit_mixture
-from sparsemix.classic.parameters import check_among, check_whole
+from sparsemix.classic.parameters import check_among, check_range, check_whole
 from sparsemix.classic.parts import Table
 
 CRITERIA = ("bic", "cv", "prune")
@@ -53,12 +53,12 @@ class FlatMoE(BaseMoE):
         self.random_state = random_state
         self.verbose = verbose
 
-    def _most_experts(self) -> int:
+    def _numbers(self) -> tuple[int, int]:
         if isinstance(self.n_experts, str):
             check_among("n_experts", self.n_experts, CRITERIA)
-            return self.n_experts_range[1]
+            return check_range("n_experts_range", self.n_experts_range)
         check_whole("n_experts", self.n_experts, 1)
-        return self.n_experts
+        return self.n_experts, self.n_experts
 
     def _search(self, plan: Plan, table: Table, random_state: np.random.RandomState) -> Run:
-        return fit_mixture(plan, table, self._most_experts(), random_state)
+        return fit_mixture(plan, table, self._numbers()[1], random_state)
