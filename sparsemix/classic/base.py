@@ -9,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 from sklearn.utils import check_random_state
 
+from sparsemix.checks import check
 from sparsemix.classic.assign import Assign, Hard, Soft, Stochastic
 from sparsemix.classic.em import Run, Stopping
 from sparsemix.classic.fitted import FittedMoE
@@ -16,7 +17,7 @@ from sparsemix.classic.fitting import Plan, fit_from
 from sparsemix.classic.multinomial import normalised
 from sparsemix.classic.parameters import as_gate, check_among, check_tolerance, check_whole
 from sparsemix.classic.parts import Array, Experts, Gate, Table
-from sparsemix.classic.reading import Accepts, check_enough, read_weights
+from sparsemix.classic.reading import Accepts, check_enough, read_both, read_weights
 from sparsemix.classic.starts import STARTS, random
 
 VARIANTS = ("soft", "hard", "stochastic")
@@ -44,6 +45,10 @@ class BaseMoE(FittedMoE):
     """Whether that run ended before `max_iter`."""
     objective_path_: Array
     """The objective after each of its iterations: log-likelihood less penalties, in nats."""
+    seen_weight_: float
+    """Weight of all rows that the mixture learned from."""
+    held_weight_: float
+    """Weight that the statistics of `partial_fit` hold: less, since it forgets."""
 
     @abstractmethod
     def _as_experts(self, random_state: Any) -> Experts:
@@ -54,8 +59,12 @@ class BaseMoE(FittedMoE):
         """The best run of EM from new starts, of as many experts as the parameters say."""
 
     @abstractmethod
-    def _most_experts(self) -> int:
-        """How many experts a fit may have."""
+    def _meet(self, y: Array) -> None:
+        """Learn what targets are like: their shape, their classes."""
+
+    @abstractmethod
+    def _numbers(self) -> tuple[int, int]:
+        """The least and the largest number of experts that a fit may have."""
 
     @abstractmethod
     def _num_classes(self) -> int | None:
@@ -77,22 +86,33 @@ class BaseMoE(FittedMoE):
         """
         fitted = copy(self)
         fitted._fit(X, y, sample_weight)
+        return self._become(fitted)
+
+    def _become(self, other: Self) -> Self:
         vars(self).clear()
-        vars(self).update(vars(fitted))
+        vars(self).update(vars(other))
         return self
 
-    def _fit(self, X: Any, y: Any, sample_weight: Any) -> None:
+    def _fit(self, X: Any, y: Any, sample_weight: Any, classes: Any = None) -> None:
         self._check_parameters()
-        goes_on = self.warm_start and self.__sklearn_is_fitted__()
         random_state = check_random_state(self.random_state)
         plan = self._plan(random_state)
         accepts = Accepts.of(plan.experts, plan.gate)
-        table = self._read_table(X, y, sample_weight, accepts, reset=not goes_on)
-        if goes_on:
-            responsibility_NE = np.exp(normalised(self.mixture_.log_joint(table.X, table.y)))
-            self._keep(fit_from(plan, self.mixture_, table, responsibility_NE))
-        else:
-            self._keep(self._search(plan, table, random_state))
+        if self.warm_start and self.__sklearn_is_fitted__():
+            self._go_on(plan, self._read_table(*self._read_pair(X, y, accepts), sample_weight))
+            return
+        X, y = read_both(self, X, y, accepts, reset=True, y_dtype=self._y_dtype)
+        self._meet(y if classes is None else classes)
+        table = self._read_table(X, self._coded(y), sample_weight)
+        check_enough(table, self._numbers()[1])
+        self._keep(self._search(plan, table, random_state), table)
+
+    def _go_on(self, plan: Plan, table: Table) -> None:
+        least, most = self._numbers()
+        remedy = "fit with warm_start=False"
+        check(least <= self.n_experts_ <= most, "n_experts", f"must stay {self.n_experts_} to go on", f"{most}", remedy)
+        responsibility_NE = np.exp(normalised(self.mixture_.log_joint(table.X, table.y)))
+        self._keep(fit_from(plan, self.mixture_, table, responsibility_NE), table)
 
     def _check_parameters(self) -> None:
         check_among("em", self.em, VARIANTS)
@@ -119,18 +139,16 @@ class BaseMoE(FittedMoE):
     def _report(self, iteration: int, objective: float) -> None:
         print(f"[{type(self).__name__}] iteration {iteration}, objective {objective:.6f}")
 
-    def _read_table(self, X: Any, y: Any, sample_weight: Any, accepts: Accepts, *, reset: bool) -> Table:
-        X, y = self._read_both(X, y, accepts, reset=reset)
-        table = Table(X, y, read_weights(sample_weight, X), self._num_classes())
-        check_enough(table, self._most_experts())
-        return table
+    def _read_table(self, X: Any, y: Array, sample_weight: Any) -> Table:
+        return Table(X, y, read_weights(sample_weight, X), self._num_classes())
 
-    def _keep(self, run: Run) -> None:
+    def _keep(self, run: Run, table: Table) -> None:
         self.experts_, self.gate_ = run.mixture
         self.n_experts_ = run.responsibility_NE.shape[1]
         self.n_iter_ = len(run.path)
         self.converged_ = run.converged
         self.objective_path_ = np.array(run.path)
+        self.seen_weight_ = self.held_weight_ = float(table.weight_N.sum())
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

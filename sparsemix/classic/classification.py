@@ -17,11 +17,12 @@ from sparsemix.classic.fitted import soft
 from sparsemix.classic.flat import FlatMoE
 from sparsemix.classic.hierarchy import HierarchicalMoE
 from sparsemix.classic.parts import Array, Experts
-from sparsemix.classic.reading import Accepts, read_both
 
 
 class Classification(ClassifierMixin, BaseMoE):
     """What mixtures of classifiers do: p(y = k | x) = sum_e p(e | x) p(y = k | x, e)."""
+
+    _y_dtype = None
 
     classes_: Array
     """The K classes, sorted; the numbers of classes in the experts index it."""
@@ -32,15 +33,15 @@ class Classification(ClassifierMixin, BaseMoE):
     def _num_classes(self) -> int:
         return len(self.classes_)
 
-    def _read_both(self, X: Any, y: Any, accepts: Accepts, *, reset: bool) -> tuple[Any, Array]:
-        X, y = read_both(self, X, y, accepts, reset=reset, y_dtype=None)
-        y = column_or_1d(y, warn=True)
+    def _meet(self, y: Array) -> None:
         check_classification_targets(y)
-        if reset:
-            self.classes_ = np.unique(y)
+        self.classes_ = np.unique(y)
+
+    def _coded(self, y: Array) -> Array:
+        y = column_or_1d(y, warn=True)
         unseen = np.setdiff1d(y, self.classes_)
         check(len(unseen) == 0, "y", "must hold classes of the fit only", ", ".join(map(str, unseen[:3])))
-        return X, np.searchsorted(self.classes_, y)
+        return np.searchsorted(self.classes_, y)
 
     def predict_proba(self, X: Any) -> Array:
         """p(y = k | x), (N, K), classes in the order of `classes_`."""

@@ -14,7 +14,7 @@ from sparsemix.classic.blocks import in_blocks
 from sparsemix.classic.em import Mixture
 from sparsemix.classic.multinomial import normalised
 from sparsemix.classic.parts import Array, Experts, Gate
-from sparsemix.classic.reading import Accepts, read_weights, read_X
+from sparsemix.classic.reading import Accepts, read_both, read_weights, read_X
 
 
 class FittedMoE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator, ABC):
@@ -29,9 +29,12 @@ class FittedMoE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
     n_experts_: int
     """E."""
 
+    _y_dtype: Any
+    """Of targets as they are read; None for any."""
+
     @abstractmethod
-    def _read_both(self, X: Any, y: Any, accepts: Accepts, *, reset: bool) -> tuple[Any, Array]:
-        """X and targets checked, targets as `Table.y`; with `reset`, features and classes are learned of them."""
+    def _coded(self, y: Array) -> Array:
+        """Targets as `Table.y`, checked against those of the fit."""
 
     @abstractmethod
     def predict(self, X: Any) -> Array:
@@ -53,8 +56,10 @@ class FittedMoE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
     def _read(self, X: Any) -> Any:
         return read_X(self, X, Accepts.of(*self.mixture_))
 
-    def _read_pairs(self, X: Any, y: Any) -> tuple[Any, Array]:
-        return self._read_both(X, y, Accepts.of(*self.mixture_), reset=False)
+    def _read_pair(self, X: Any, y: Any, accepts: Accepts | None = None) -> tuple[Any, Array]:
+        accepts = accepts or Accepts.of(*self.mixture_)
+        X, y = read_both(self, X, y, accepts, reset=False, y_dtype=self._y_dtype)
+        return X, self._coded(y)
 
     def gate(self, X: Any) -> Array:
         """p(e | x), (N, E)."""
@@ -68,7 +73,7 @@ class FittedMoE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
     def responsibilities(self, X: Any, y: Any) -> Array:
         """p(e | x, y), (N, E)."""
         mixture = self.mixture_
-        return in_blocks(lambda X, y: softmax(mixture.log_joint(X, y), axis=1), *self._read_pairs(X, y))
+        return in_blocks(lambda X, y: softmax(mixture.log_joint(X, y), axis=1), *self._read_pair(X, y))
 
     def score_samples(self, X: Any, y: Any = None) -> Array:
         """log p(y | x) of each row, (N,); without `y`, that of the prediction: how sure the mixture is of itself.
@@ -76,7 +81,7 @@ class FittedMoE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         Of a gate that models x, log p(x) is left out.
         """
         check_is_fitted(self)
-        return in_blocks(self._log_density, *self._read_pairs(X, self.predict(X) if y is None else y))
+        return in_blocks(self._log_density, *self._read_pair(X, self.predict(X) if y is None else y))
 
     def _log_density(self, X: Any, y: Array) -> Array:
         log_joint_NE = normalised(self.gate_.log_scores(X)) + self.experts_.log_density(X, y)

@@ -59,13 +59,13 @@ class HierarchicalMoE(BaseMoE):
     def _as_gate(self) -> TreeGate:
         return TreeGate(self.branching, super()._as_gate())
 
-    def _most_experts(self) -> int:
+    def _numbers(self) -> tuple[int, int]:
         check_branching(self.branching)
-        return prod(self.branching)
+        return prod(self.branching), prod(self.branching)
 
     def _search(self, plan: Plan, table: Table, random_state: np.random.RandomState) -> Run:
         starts = tuple(nested(start, self.branching) for start in plan.starts)
-        return fit_mixture(plan._replace(starts=starts), table, self._most_experts(), random_state)
+        return fit_mixture(plan._replace(starts=starts), table, self._numbers()[1], random_state)
 
     def node_proba(self, X: Any) -> list[Array]:
         """p(child | node, x), (N, children), of each node, level by level from the root."""

@@ -15,11 +15,12 @@ from sparsemix.classic.fitted import soft
 from sparsemix.classic.flat import FlatMoE
 from sparsemix.classic.hierarchy import HierarchicalMoE
 from sparsemix.classic.parts import Array, Experts
-from sparsemix.classic.reading import Accepts, read_both
 
 
 class Regression(MultiOutputMixin, RegressorMixin, BaseMoE):
     """What mixtures of regression experts do: p(y | x) = sum_e p(e | x) N(y; mu_e(x), sigma_e^2(x))."""
+
+    _y_dtype = np.float64
 
     output_shape_: tuple[int, ...]
     """() for targets (N,), (M,) for targets (N, M)."""
@@ -30,13 +31,13 @@ class Regression(MultiOutputMixin, RegressorMixin, BaseMoE):
     def _num_classes(self) -> None:
         return None
 
-    def _read_both(self, X: Any, y: Any, accepts: Accepts, *, reset: bool) -> tuple[Any, Array]:
-        X, y = read_both(self, X, y, accepts, reset=reset, y_dtype=np.float64)
-        if reset:
-            self.output_shape_ = y.shape[1:]
-        fitted = f"must have the shape (N{''.join(f', {size}' for size in self.output_shape_)}) of those fitted"
-        check(y.shape[1:] == self.output_shape_, "y", fitted, f"shape {y.shape}")
-        return X, y.reshape(len(y), -1)
+    def _meet(self, y: Array) -> None:
+        self.output_shape_ = y.shape[1:]
+
+    def _coded(self, y: Array) -> Array:
+        rule = f"must have the shape (N{''.join(f', {size}' for size in self.output_shape_)}) of those fitted"
+        check(y.shape[1:] == self.output_shape_, "y", rule, f"shape {y.shape}")
+        return y.reshape(len(y), -1)
 
     def predict(self, X: Any) -> Array:
         """The mean of the mixture, sum_e p(e | x) mu_e(x)."""
