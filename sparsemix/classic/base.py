@@ -18,7 +18,7 @@ from sparsemix.classic.fitting import Plan, fit_mixture
 from sparsemix.classic.gates import SoftmaxGate
 from sparsemix.classic.multinomial import normalised
 from sparsemix.classic.parts import Array, Experts, Gate, Table
-from sparsemix.classic.starts import STARTS, random
+from sparsemix.classic.starts import starting
 
 
 class BaseMoE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator, ABC):
@@ -31,7 +31,7 @@ class BaseMoE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator, 
         n_experts: int | str = 2,
         gating: Any = None,
         em: str = "soft",
-        start: str = "principal",
+        start: str = "splits",
         n_init: int = 1,
         max_iter: int = 200,
         tol: float = 1e-6,
@@ -82,9 +82,9 @@ class BaseMoE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator, 
         plan = Plan(
             self._experts(),
             self._gate(),
-            (STARTS[self.start],) + (random,) * (self.n_init - 1),
+            starting(self.start, self.n_init),
             self._assign(random_state),
-            Stopping(self.max_iter, self.tol, patience=1),
+            Stopping(self.max_iter, self.tol),
         )
         run = fit_mixture(plan, table, self.n_experts, random_state)
         self.experts_, self.gate_ = run.mixture
