@@ -11,7 +11,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils.validation import check_is_fitted
 
 from sparsemix.classic.blocks import in_blocks
-from sparsemix.classic.em import Mixture
+from sparsemix.classic.mixture import Mixture
 from sparsemix.classic.multinomial import normalised
 from sparsemix.classic.parts import Array, Experts, Gate
 from sparsemix.classic.reading import Accepts, read_both, read_weights, read_X

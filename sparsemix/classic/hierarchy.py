@@ -32,7 +32,7 @@ class HierarchicalMoE(BaseMoE):
         branching: Sequence[int] = (2, 2),
         gating: Any = None,
         em: str = "soft",
-        start: str = "principal",
+        start: str = "splits",
         n_init: int = 1,
         max_iter: int = 200,
         tol: float = 1e-6,

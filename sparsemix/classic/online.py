@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Self
 from sklearn.utils import check_random_state
 
 from sparsemix.classic.base import BaseMoE
-from sparsemix.classic.em import Mixture
+from sparsemix.classic.mixture import Mixture
 from sparsemix.classic.reading import Accepts
 
 EXPONENT = 0.7
