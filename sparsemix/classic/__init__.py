@@ -2,7 +2,16 @@
 
 from sparsemix.classic.classification import MoEClassifier
 from sparsemix.classic.experts import LinearExperts, LogisticExperts
-from sparsemix.classic.gates import SoftmaxGate
+from sparsemix.classic.gates import ClassifierGate, ConstantGate, GaussianGate, SoftmaxGate
 from sparsemix.classic.regression import MoERegressor
 
-__all__ = ["LinearExperts", "LogisticExperts", "MoEClassifier", "MoERegressor", "SoftmaxGate"]
+__all__ = [
+    "ClassifierGate",
+    "ConstantGate",
+    "GaussianGate",
+    "LinearExperts",
+    "LogisticExperts",
+    "MoEClassifier",
+    "MoERegressor",
+    "SoftmaxGate",
+]
