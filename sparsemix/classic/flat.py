@@ -10,13 +10,17 @@ from sparsemix.classic.base import BaseMoE
 from sparsemix.classic.em import Run
 from sparsemix.classic.fitting import Plan, fit_mixture
 from sparsemix.classic.parameters import check_among, check_range, check_whole
-from sparsemix.classic.parts import Table
+from sparsemix.classic.parts import Array, Table
+from sparsemix.classic.selection import choose
 
 CRITERIA = ("bic", "cv", "prune")
 
 
 class FlatMoE(BaseMoE):
     """One gate over E experts."""
+
+    selection_: dict[str, Array]
+    """What was compared to find the number of experts, where `n_experts` names a criterion: arrays of one length."""
 
     def __init__(
         self,
@@ -61,4 +65,8 @@ class FlatMoE(BaseMoE):
         return self.n_experts, self.n_experts
 
     def _search(self, plan: Plan, table: Table, random_state: np.random.RandomState) -> Run:
-        return fit_mixture(plan, table, self._numbers()[1], random_state)
+        if not isinstance(self.n_experts, str):
+            return fit_mixture(plan, table, self.n_experts, random_state)
+        choice = choose(self.n_experts, plan, table, self._numbers(), self.cv, random_state, self.n_jobs)
+        self.selection_ = choice.criteria
+        return choice.run

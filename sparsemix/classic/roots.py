@@ -25,7 +25,10 @@ def rising_roots(function: Callable[[Array], Array], low: Array, high: Array, to
         without using derivatives" (1997).
     """
     new, old = low, high
-    at_new, at_old = np.minimum(function(new), -np.finfo(float).tiny), function(old)  # a root at `low` has two sides too
+    at_new, at_old = (
+        np.minimum(function(new), -np.finfo(float).tiny),
+        function(old),
+    )  # a root at `low` has two sides too
     share = np.full(np.broadcast(low, high).shape, 0.5)
     bisections = np.log2(np.maximum((high - low) / tolerance, 1))
     for step in range(PATIENCE + 2 + int(bisections.max(initial=0))):
