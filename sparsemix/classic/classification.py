@@ -14,6 +14,7 @@ from sparsemix.checks import check
 from sparsemix.classic.density import draw
 from sparsemix.classic.experts import LogisticExperts
 from sparsemix.classic.flat import FlatMoE
+from sparsemix.classic.hierarchy import HierarchicalMoE
 from sparsemix.classic.online import OnlineMoE
 from sparsemix.classic.parameters import check_whole
 from sparsemix.classic.parts import Array, Experts
@@ -77,3 +78,7 @@ class Classification(ClassifierMixin, OnlineMoE):
 
 class MoEClassifier(Classification, FlatMoE):
     """A mixture of classifiers: p(y = k | x) = sum_e p(e | x) p(y = k | x, e)."""
+
+
+class HierarchicalMoEClassifier(Classification, HierarchicalMoE):
+    """A mixture of classifiers, the leaves of a tree of gates: p(e | x) is the product over its path."""

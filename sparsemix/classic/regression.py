@@ -12,6 +12,7 @@ from sparsemix.checks import check
 from sparsemix.classic.density import NormalMixture
 from sparsemix.classic.experts import LinearExperts
 from sparsemix.classic.flat import FlatMoE
+from sparsemix.classic.hierarchy import HierarchicalMoE
 from sparsemix.classic.online import OnlineMoE
 from sparsemix.classic.parameters import check_whole
 from sparsemix.classic.parts import Array, Experts
@@ -76,3 +77,7 @@ class Regression(MultiOutputMixin, RegressorMixin, OnlineMoE):
 
 class MoERegressor(Regression, FlatMoE):
     """A mixture of regression experts: p(y | x) = sum_e p(e | x) N(y; mu_e(x), sigma_e^2(x))."""
+
+
+class HierarchicalMoERegressor(Regression, HierarchicalMoE):
+    """A mixture of regression experts, the leaves of a tree of gates: p(e | x) is the product over its path."""

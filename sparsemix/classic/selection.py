@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import deepcopy
 from itertools import product
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ from sparsemix.classic.fitting import Plan, fit_from, fit_mixture
 from sparsemix.classic.multinomial import normalised
 from sparsemix.classic.parts import Array, Table
 
+CRITERIA = ("bic", "cv", "prune")
 SEEDS = np.iinfo(np.int32).max
 
 
@@ -35,13 +37,12 @@ def choose(
     """Fit mixtures with some numbers of experts, and keep the best.
 
     Args:
-        how: "bic", "cv" or "prune".
+        how: one of `CRITERIA`.
         numbers: the least and the largest number.
         cv: folds, as scikit-learn's `check_cv` takes them.
         n_jobs: fits at a time, by joblib; the choice does not depend on it. Pruning fits one after the other.
     """
-    check(how in ("bic", "cv", "prune"), "n_experts", "must be a whole number, 'bic', 'cv' or 'prune'", repr(how))
-    tried = candidates(numbers, table)
+    tried = candidates(numbers)
     if how == "bic":
         return by_bic(plan, table, tried, random, n_jobs)
     if how == "cv":
@@ -49,17 +50,12 @@ def choose(
     return by_pruning(plan, table, tried, random)
 
 
-def candidates(numbers: Any, table: Table) -> range:
-    """All numbers from the least to the largest, checked."""
-    least, largest = numbers
-    rows = np.count_nonzero(table.weight_N)
-    check(
-        1 <= least <= largest <= rows,
-        "n_experts_range",
-        f"must be (least, largest) number of experts, from 1 to the {rows} rows with weight",
-        repr(numbers),
-    )
-    return range(least, largest + 1)
+def candidates(numbers: Any) -> range:
+    """All numbers from the least to the largest."""
+    pair = isinstance(numbers, Sequence | np.ndarray) and len(numbers) == 2
+    pair = pair and all(isinstance(number, Integral) for number in numbers) and 1 <= numbers[0] <= numbers[1]
+    check(pair, "n_experts_range", "must be whole numbers (least, largest), 1 <= least <= largest", repr(numbers))
+    return range(numbers[0], numbers[1] + 1)
 
 
 def by_bic(
