@@ -2,10 +2,13 @@
 
 from sparsemix.classic.classification import HierarchicalMoEClassifier, MoEClassifier
 from sparsemix.classic.experts import LinearExperts, LogisticExperts
-from sparsemix.classic.gates import SoftmaxGate, TreeGate
+from sparsemix.classic.gates import ClassifierGate, ConstantGate, GaussianGate, SoftmaxGate, TreeGate
 from sparsemix.classic.regression import HierarchicalMoERegressor, MoERegressor
 
 __all__ = [
+    "ClassifierGate",
+    "ConstantGate",
+    "GaussianGate",
     "HierarchicalMoEClassifier",
     "HierarchicalMoERegressor",
     "LinearExperts",

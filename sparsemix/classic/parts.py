@@ -59,6 +59,10 @@ class Part(BaseEstimator, ABC):
         """Whether there is `partially_updated`."""
         return False
 
+    def prepared(self, X: Any) -> Any:
+        """X as this part, once started, reads it fastest: what takes X takes this too. EM asks once for all passes."""
+        return X
+
     @abstractmethod
     def only(self, keep_E: Array) -> Self:
         """The part with some of the experts (a mask or indexes), those in the order given."""
