@@ -29,7 +29,9 @@ class Curves(NamedTuple):
         ax.scatter(*self.point_N2.T, s=9, color=FAINT, alpha=0.45, linewidths=0, zorder=2)
         for expert, colour in enumerate(colour_E3):
             ax.add_collection(fading(x_G, self.out_GE[:, expert], self.gate_GE[:, expert], colour), autolim=True)
-        ax.plot(x_G, (self.gate_GE * self.out_GE).sum(axis=1), color=INK, linewidth=1.2, linestyle=(0, (4, 2)), zorder=5)
+        ax.plot(
+            x_G, (self.gate_GE * self.out_GE).sum(axis=1), color=INK, linewidth=1.2, linestyle=(0, (4, 2)), zorder=5
+        )
         ax.set(xlabel=self.grid.names[0], ylabel=self.y_label, xlim=(x_G[0], x_G[-1]))
         said = np.concatenate([self.point_N2[:, 1], self.out_GE[self.gate_GE > 0.1]])
         ax.set_ylim(said.min() - 0.05 * np.ptp(said), said.max() + 0.15 * np.ptp(said))

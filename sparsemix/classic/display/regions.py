@@ -28,7 +28,9 @@ class Regions(NamedTuple):
         gate_ijE = self.grid.square(self.gate_GE)
         first, second = self.grid.values
         extent = (first[0], first[-1], second[0], second[-1])
-        ax.imshow(lighter(gate_ijE @ colour_E3, 0.6), extent=extent, origin="lower", aspect="auto", interpolation="bilinear")
+        ax.imshow(
+            lighter(gate_ijE @ colour_E3, 0.6), extent=extent, origin="lower", aspect="auto", interpolation="bilinear"
+        )
         ax.scatter(*self.point_N2.T, s=14, c=colour_E3[self.owner_N], edgecolors="white", linewidths=0.4, zorder=3)
         owner_ij = gate_ijE.argmax(axis=2)
         for expert in np.unique(owner_ij):

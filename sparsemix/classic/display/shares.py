@@ -35,7 +35,15 @@ class Shares(NamedTuple):
                 ax.axvline(start + count, color="white", linewidth=1.5)
             if count >= 0.05 * rows:
                 text = f"expert {expert}\n{count / rows:.0%} of rows"
-                ax.text(start + count / 2, -0.03, text, color=darker(colour_E3[expert]), transform=place, ha="center", va="top")
+                ax.text(
+                    start + count / 2,
+                    -0.03,
+                    text,
+                    color=darker(colour_E3[expert]),
+                    transform=place,
+                    ha="center",
+                    va="top",
+                )
             start += count
         ax.set(xlim=(0, rows), ylim=(0, 1), xticks=[], ylabel="p(expert | x, y)")
         quiet(ax)
