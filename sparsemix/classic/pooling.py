@@ -12,7 +12,7 @@ from sklearn.utils import _safe_indexing
 from sparsemix.checks import check
 from sparsemix.classic.blocks import in_blocks
 from sparsemix.classic.density import NormalMixture
-from sparsemix.classic.em import Mixture
+from sparsemix.classic.mixture import Mixture
 from sparsemix.classic.multinomial import normalised
 from sparsemix.classic.parts import Array
 from sparsemix.classic.stacking import Stack
