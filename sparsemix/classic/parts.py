@@ -71,6 +71,11 @@ class Part(BaseEstimator, ABC):
 class Experts(Part):
     """All experts of a mixture: p(y | x, e) for e in 0..E-1."""
 
+    @property
+    def takes_frames(self) -> bool:
+        """Whether X may be a data frame, or hold NaN; what of them they cannot use they refuse themselves."""
+        return False
+
     @abstractmethod
     def started(self, table: Table, n_experts: int) -> Self:
         """Scales, classes and shapes learned; every expert set to the same fit of all rows."""
