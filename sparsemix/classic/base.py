@@ -7,6 +7,7 @@ from copy import copy
 from typing import Any, Self
 
 import numpy as np
+from sklearn.model_selection import check_cv
 from sklearn.utils import check_random_state
 
 from sparsemix.checks import check
@@ -16,7 +17,9 @@ from sparsemix.classic.fitted import FittedMoE
 from sparsemix.classic.fitting import Plan, resume
 from sparsemix.classic.parameters import as_gate, check_among, check_tolerance, check_whole
 from sparsemix.classic.parts import Array, Experts, Gate, Table
+from sparsemix.classic.pooling import check_pooling
 from sparsemix.classic.reading import Accepts, check_enough, read_both, read_weights
+from sparsemix.classic.stacking import Stack, fit_stack
 from sparsemix.classic.starts import STARTS, starting
 
 VARIANTS = ("soft", "hard", "stochastic")
@@ -32,7 +35,7 @@ class BaseMoE(FittedMoE):
     n_init: int
     max_iter: int
     tol: float
-    pooling: str | int
+    cv: Any
     warm_start: bool
     n_jobs: int | None
     random_state: Any
@@ -60,10 +63,6 @@ class BaseMoE(FittedMoE):
     @abstractmethod
     def _meet(self, y: Array) -> None:
         """Learn what targets are like: their shape, their classes."""
-
-    @abstractmethod
-    def _numbers(self) -> tuple[int, int]:
-        """The least and the largest number of experts that a fit may have."""
 
     @abstractmethod
     def _num_classes(self) -> int | None:
@@ -118,6 +117,7 @@ class BaseMoE(FittedMoE):
         check_whole("n_init", self.n_init, 1)
         check_whole("max_iter", self.max_iter, 1)
         check_tolerance("tol", self.tol)
+        check_pooling(self.pooling, self._numbers()[1])
 
     def _plan(self, random_state: np.random.RandomState) -> Plan:
         return Plan(
@@ -146,7 +146,16 @@ class BaseMoE(FittedMoE):
         self.n_iter_ = len(run.path)
         self.converged_ = run.converged
         self.objective_path_ = np.array(run.path)
+        self.stack_ = self._stacked(run, table)
         self.seen_weight_ = self.held_weight_ = float(table.weight_N.sum())
+
+    def _stacked(self, run: Run, table: Table) -> Stack | None:
+        """The gate learned anew on rows held out, where the pooling is stacking."""
+        if self.pooling != "stacking":
+            return None
+        labels = table.y if table.num_classes or table.y.shape[1] > 1 else table.y[:, 0]
+        folds: Any = check_cv(self.cv, labels, classifier=table.num_classes is not None)
+        return fit_stack(run.mixture, table, run.responsibility_NE, folds.split(table.X, labels))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from sklearn.base import ClassifierMixin
-from sklearn.utils import column_or_1d
+from sklearn.utils import check_random_state, column_or_1d
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets
 
 from sparsemix.checks import check
-from sparsemix.classic.base import BaseMoE
-from sparsemix.classic.blocks import in_blocks
+from sparsemix.classic.density import draw
 from sparsemix.classic.experts import LogisticExperts
-from sparsemix.classic.fitted import soft
 from sparsemix.classic.flat import FlatMoE
 from sparsemix.classic.hierarchy import HierarchicalMoE
+from sparsemix.classic.online import OnlineMoE
+from sparsemix.classic.parameters import check_whole
 from sparsemix.classic.parts import Array, Experts
 
 
-class Classification(ClassifierMixin, BaseMoE):
+class Classification(ClassifierMixin, OnlineMoE):
     """What mixtures of classifiers do: p(y = k | x) = sum_e p(e | x) p(y = k | x, e)."""
 
     _y_dtype = None
@@ -45,8 +46,7 @@ class Classification(ClassifierMixin, BaseMoE):
 
     def predict_proba(self, X: Any) -> Array:
         """p(y = k | x), (N, K), classes in the order of `classes_`."""
-        mixture = self.mixture_
-        return in_blocks(lambda X: soft(mixture, X), self._read(X))
+        return self._pooled(X)
 
     def predict_log_proba(self, X: Any) -> Array:
         """log p(y = k | x), (N, K)."""
@@ -56,6 +56,24 @@ class Classification(ClassifierMixin, BaseMoE):
         """The most probable class."""
         number_N = self.predict_proba(X).argmax(axis=1)
         return self.classes_[number_N]
+
+    def sample(self, X: Any, n_samples: int = 1, random_state: Any = None) -> Array:
+        """Classes drawn from p(y | x), (N, n_samples)."""
+        check_whole("n_samples", n_samples, 1)
+        return self.classes_[draw(self.predict_proba(X), n_samples, check_random_state(random_state))]
+
+    @available_if(OnlineMoE._can_learn_online)
+    def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
+        """Learn from further rows by a step of online EM; the first rows are fitted as `fit` does.
+
+        There is this method where experts and gate are online. After `fit` it goes on from there.
+
+        Args:
+            classes: all classes that may come; needed by the first call.
+        """
+        fitted = self.__sklearn_is_fitted__()
+        check(fitted or classes is not None, "classes", "must be all classes that may come", "None in the first call")
+        return self._partial_fit(X, y, sample_weight, classes)
 
 
 class MoEClassifier(Classification, FlatMoE):

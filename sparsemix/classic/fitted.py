@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from scipy.special import logsumexp, softmax
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
+from sparsemix.checks import check
 from sparsemix.classic.blocks import in_blocks
 from sparsemix.classic.mixture import Mixture
 from sparsemix.classic.multinomial import normalised
 from sparsemix.classic.parts import Array, Experts, Gate
+from sparsemix.classic.pooling import Pooling, check_pooling, pooled
 from sparsemix.classic.reading import Accepts, read_both, read_weights, read_X
+from sparsemix.classic.stacking import Stack
 
 
 class FittedMoE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator, ABC):
@@ -28,6 +31,9 @@ class FittedMoE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
     """The fitted gate."""
     n_experts_: int
     """E."""
+    pooling: str | int
+    stack_: Stack | None
+    """What `pooling="stacking"` has learned, if it is that."""
 
     _y_dtype: Any
     """Of targets as they are read; None for any."""
@@ -35,6 +41,10 @@ class FittedMoE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
     @abstractmethod
     def _coded(self, y: Array) -> Array:
         """Targets as `Table.y`, checked against those of the fit."""
+
+    @abstractmethod
+    def _numbers(self) -> tuple[int, int]:
+        """The least and the largest number of experts that a fit may have."""
 
     @abstractmethod
     def predict(self, X: Any) -> Array:
@@ -60,6 +70,16 @@ class FittedMoE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         accepts = accepts or Accepts.of(*self.mixture_)
         X, y = read_both(self, X, y, accepts, reset=False, y_dtype=self._y_dtype)
         return X, self._coded(y)
+
+    def _pooling(self) -> Pooling:
+        check_pooling(self.pooling, self._numbers()[1])
+        if self.pooling != "stacking":
+            return self.pooling
+        check(self.stack_ is not None, "pooling", "must be set before fit to be 'stacking'", "a fit without it")
+        return cast(Stack, self.stack_)
+
+    def _pooled(self, X: Any) -> Array:
+        return pooled(self.mixture_, self._read(X), self._pooling())
 
     def gate(self, X: Any) -> Array:
         """p(e | x), (N, E)."""
@@ -112,8 +132,3 @@ class FittedMoE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         log_density_N = self.score_samples(X, y)
         weight_N = read_weights(sample_weight, log_density_N[:, None])
         return weight_N, float(weight_N @ log_density_N)
-
-
-def soft(mixture, X):
-    gate_NE = softmax(mixture.gate.log_scores(X), axis=1)
-    return np.matmul(gate_NE[:, None], mixture.experts.output(X))[:, 0]

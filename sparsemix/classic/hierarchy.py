@@ -30,6 +30,7 @@ class HierarchicalMoE(BaseMoE):
         expert: Any = None,
         *,
         branching: Sequence[int] = (2, 2),
+        cv: Any = 5,
         gating: Any = None,
         em: str = "soft",
         start: str = "splits",
@@ -44,6 +45,7 @@ class HierarchicalMoE(BaseMoE):
     ) -> None:
         self.expert = expert
         self.branching = branching
+        self.cv = cv
         self.gating = gating
         self.em = em
         self.start = start
@@ -75,7 +77,7 @@ class HierarchicalMoE(BaseMoE):
     def node_responsibilities(self, X: Any, y: Any) -> list[Array]:
         """p(child | node, x, y), (N, children), of each node: h_{j|i} of node i's child j; of the root, h_i."""
         mixture = self.mixture_
-        return self.gate_.node_shares(mixture.log_joint(*self._read_pairs(X, y)))
+        return self.gate_.node_shares(mixture.log_joint(*self._read_pair(X, y)))
 
 
 def nested(start: Start, branching: Sequence[int]) -> Start:

@@ -9,7 +9,6 @@ from sklearn.utils import check_random_state
 
 from sparsemix.classic.base import BaseMoE
 from sparsemix.classic.mixture import Mixture
-from sparsemix.classic.reading import Accepts
 
 EXPONENT = 0.7
 """Of the step sizes; between 0.5 and 1, where they add up to infinity and their squares do not."""
@@ -62,10 +61,9 @@ class OnlineMoE(BaseMoE):
 
     def _learn(self, X: Any, y: Any, sample_weight: Any) -> None:
         experts, gate = self.mixture_
-        table = self._read_table(X, y, sample_weight, Accepts.of(experts, gate))
-        _, responsibility_NE = self._assign(check_random_state(self.random_state))(
-            self.mixture_.log_joint(table.X, table.y)
-        )
+        table = self._read_table(*self._read_pair(X, y), sample_weight)
+        assign = self._assign(check_random_state(self.random_state))
+        _, responsibility_NE = assign(self.mixture_.log_joint(table.X, table.y))
         keep, self.seen_weight_, self.held_weight_ = step(table.weight_N.sum(), self.seen_weight_, self.held_weight_)
         weight_NE = table.weight_N[:, None] * responsibility_NE
         self.experts_ = experts.partially_updated(table, weight_NE, keep)
