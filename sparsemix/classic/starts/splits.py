@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -35,19 +34,6 @@ def splits(table: Table, n_experts: int, random: np.random.RandomState) -> Array
     between a weight of 2 and a row given twice change it.
     """
     return np.stack(grown(seen(table), np.ones(len(table.weight_N)), n_experts), axis=1)
-
-
-def nested(branching: tuple[int, ...]) -> Callable[[Table, int, np.random.RandomState], Array]:
-    """A start like `splits` for a tree of gates: leaves of one node are parts of one part."""
-
-    def start(table: Table, n_experts: int, random: np.random.RandomState) -> Array:
-        rows = seen(table)
-        share_EN = [np.ones(len(table.weight_N))]
-        for children in branching:
-            share_EN = [child_N for share_N in share_EN for child_N in grown(rows, share_N, children)]
-        return np.stack(share_EN, axis=1)
-
-    return start
 
 
 def reseeded(table: Table, responsibility_NE: Array, dead_E: Array) -> Array:
