@@ -1,13 +1,14 @@
 """Mixtures of experts for tables: scikit-learn estimators fitted by EM, with any estimator as an expert. No torch."""
 
 from sparsemix.classic.classification import HierarchicalMoEClassifier, MoEClassifier
-from sparsemix.classic.experts import LinearExperts, LogisticExperts
+from sparsemix.classic.experts import EstimatorExperts, LinearExperts, LogisticExperts
 from sparsemix.classic.gates import ClassifierGate, ConstantGate, GaussianGate, SoftmaxGate, TreeGate
 from sparsemix.classic.regression import HierarchicalMoERegressor, MoERegressor
 
 __all__ = [
     "ClassifierGate",
     "ConstantGate",
+    "EstimatorExperts",
     "GaussianGate",
     "HierarchicalMoEClassifier",
     "HierarchicalMoERegressor",
