@@ -101,13 +101,11 @@ def test_an_expert_of_one_class_says_that_class():
     assert experts.experts_E_[0].n_parameters == 1
 
 
-@pytest.mark.parametrize("cross_fit", [None, 3])
-def test_rows_of_small_share_do_not_reach_the_estimator(cross_fit):
+def test_rows_of_small_share_do_not_reach_the_estimator():
     table, weight_NE = numbers()
     weight_NE[:40, 0] = 9e-4
     few = table.rows(np.arange(40, 80))
-    some = fitted(Ridge(), table, weight_NE, cross_fit=cross_fit)
-    only = fitted(Ridge(), few, weight_NE[40:], cross_fit=cross_fit)
+    some, only = fitted(Ridge(), table, weight_NE), fitted(Ridge(), few, weight_NE[40:])
 
     assert np.allclose(some.output(table.X)[:, 0], only.output(table.X)[:, 0])
     assert np.allclose(some.variance(table.X)[:, 0], only.variance(table.X)[:, 0])
