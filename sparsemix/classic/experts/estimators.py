@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from copy import copy
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 from sklearn.exceptions import FitFailedWarning
@@ -14,24 +14,12 @@ from sklearn.utils.parallel import Parallel, delayed
 
 from sparsemix.checks import check
 from sparsemix.classic.experts.classes import ClassExpert
-from sparsemix.classic.experts.holding_out import NEGLIGIBLE, Expert, fitted, refitted
+from sparsemix.classic.experts.holding_out import NEGLIGIBLE, Expert, HeldOut, fitted, refitted
 from sparsemix.classic.experts.moments import Scale
 from sparsemix.classic.experts.normal import NormalExpert
 from sparsemix.classic.experts.requirements import check_kind, estimators_of
 from sparsemix.classic.experts.weighting import LARGEST_SEED, seeded
 from sparsemix.classic.parts import Array, Experts, Table
-
-
-class HeldOut(NamedTuple):
-    """Densities of the rows of one table, of fits without them."""
-
-    y: Array
-    """The targets of that table."""
-    log_NE: Array
-
-    def are_of(self, table: Table) -> bool:
-        """Whether they are of the rows of this table and not of others."""
-        return self.y is table.y
 
 
 class EstimatorExperts(Experts):

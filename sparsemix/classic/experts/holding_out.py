@@ -27,6 +27,18 @@ class Outcome(NamedTuple):
     """Why the estimator could not be fitted to the rows; the expert is then what it was."""
 
 
+class HeldOut(NamedTuple):
+    """Densities of the rows of one table, of fits without them."""
+
+    y: Array
+    """The targets of that table."""
+    log_NE: Array
+
+    def are_of(self, table: Table) -> bool:
+        """Whether they are of the rows of this table and not of others."""
+        return self.y is table.y
+
+
 def fitted(expert: Expert, table: Table, weight_N: Array, folds: int | None) -> Outcome:
     """The expert fitted to its rows; its noise, and the log density of rows, from folds held out where there are any.
 
