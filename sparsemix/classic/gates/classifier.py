@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from copy import copy, deepcopy
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 from sklearn.base import clone
@@ -60,8 +60,9 @@ class ClassifierGate(Gate):
         new.experts_E_, new.labels_ = np.arange(responsibility_NE.shape[1]), np.unique(label_R)
         new.classifier_ = None
         if len(new.labels_) > 1:
-            weights = dict.fromkeys(weight_names(self.estimator), weight_R)
-            new.classifier_ = clone(self.estimator).fit(_safe_indexing(table.X, row_R), label_R, **weights)
+            classifier = cast(Any, clone(self.estimator))
+            weights = dict.fromkeys(weight_names(classifier), weight_R)
+            new.classifier_ = classifier.fit(_safe_indexing(table.X, row_R), label_R, **weights)
         return new
 
     def _labelled(self, table: Table, responsibility_NE: Array) -> tuple[Array, Array, Array]:

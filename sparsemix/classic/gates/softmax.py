@@ -9,7 +9,7 @@ import numpy as np
 
 from sparsemix.checks import check
 from sparsemix.classic.design import Design
-from sparsemix.classic.multinomial import LARGE, Logits, climb, is_small, online_step, uniform
+from sparsemix.classic.multinomial import LARGE, Logits, climb, is_small, online, uniform
 from sparsemix.classic.parts import Array, Gate, Table
 
 
@@ -17,9 +17,10 @@ class SoftmaxGate(Gate):
     """p(e | x) = softmax_e(v_e z + c_e) on standardised columns z (`Design`), fitted by damped Newton steps (IRLS).
 
     Args:
-        alpha: penalty alpha / 2 ||v||^2; without it the weights of separable regions grow without end.
+        alpha: penalty alpha / 2 ||v||^2 on the log-likelihood of all rows, as if v ~ N(0, 1 / alpha). Small, since
+            experts with regions of their own need steep gates; not 0, since gates that are wrong separate few rows too.
         features: a transformer of scikit-learn that makes the columns z is of, for regions that are not linear.
-        steps: Newton steps an M step at most.
+        steps: Newton steps an M step at most; more cost more time than the iterations of EM that they save.
 
     Source: Jordan & Jacobs (1994), section 4 and appendix A.
     """
@@ -30,7 +31,7 @@ class SoftmaxGate(Gate):
     curvature_: Array | None
     """Second derivatives at the last step, as `curvature` has them: what an online step remembers of rows before."""
 
-    def __init__(self, alpha: float = 1e-3, features: Any = None, steps: int = 5) -> None:
+    def __init__(self, alpha: float = 1e-2, features: Any = None, steps: int = 1) -> None:
         self.alpha = alpha
         self.features = features
         self.steps = steps
@@ -68,7 +69,7 @@ class SoftmaxGate(Gate):
         past_KKDD = np.zeros((experts, experts, features, features))
         if self.curvature_ is not None:
             past_KKDD = keep * self.curvature_
-        new.logits_, new.curvature_ = online_step(self.logits_, past_KKDD, z, responsibility_NE, table.weight_N)
+        new.logits_, new.curvature_ = online(self.logits_, past_KKDD, z, responsibility_NE, table.weight_N)
         return new
 
     @property
