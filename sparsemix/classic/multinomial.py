@@ -125,8 +125,8 @@ def is_small(logits: Logits) -> bool:
     return logits.n_parameters < LARGE
 
 
-def online(start: Logits, past_KKDD: Array, z: Columns, target_NK: Array, weight_N: Array) -> tuple[Logits, Array]:
-    """Raises the log-likelihood of new rows - 1/2 d' (H + alpha) d, d the way from `start`, H of the rows before.
+def online_step(start: Logits, past_KKDD: Array, z: Columns, target_NK: Array, weight_N: Array) -> tuple[Logits, Array]:
+    """An M step on new rows: raises their log-likelihood - d' (H + alpha) d / 2, d the way from `start`, H of old rows.
 
     So the rows before are remembered by a quadratic around what was learned of them: Laplace's approximation, of which
     one Newton step is the extended Kalman filter.

@@ -17,7 +17,7 @@ from sparsemix.classic.multinomial import (
     derivatives,
     newton_step,
     normalised,
-    online,
+    online_step,
     uniform,
 )
 
@@ -188,13 +188,13 @@ def test_online_steps_remember_rows_by_a_quadratic():
     z_ND, target_NK, weight_N = problem(0, rows=400)
     past_KKDD, logits = np.zeros((3, 3, 4, 4)), uniform(3, 3, 0.1)
     for rows in np.split(np.arange(400), 4):
-        logits, past_KKDD = online(logits, past_KKDD, as_columns(z_ND[rows]), target_NK[rows], weight_N[rows])
+        logits, past_KKDD = online_step(logits, past_KKDD, as_columns(z_ND[rows]), target_NK[rows], weight_N[rows])
     whole = ascend(uniform(3, 3, 0.1), z_ND, target_NK, weight_N, steps=20)
     np.testing.assert_allclose(logits.coef_KD, whole.coef_KD, atol=0.1)
 
 
 def test_the_first_online_step_is_the_fit():
     z_ND, target_NK, weight_N = problem(0)
-    logits, _ = online(uniform(3, 3, 0.1), np.zeros((3, 3, 4, 4)), as_columns(z_ND), target_NK, weight_N)
+    logits, _ = online_step(uniform(3, 3, 0.1), np.zeros((3, 3, 4, 4)), as_columns(z_ND), target_NK, weight_N)
     expected = ascend(uniform(3, 3, 0.1), z_ND, target_NK, weight_N, steps=20)
     np.testing.assert_allclose(logits.coef_KD, expected.coef_KD, atol=1e-3)

@@ -8,7 +8,7 @@ from typing import Any, Self, cast
 import numpy as np
 from sklearn.base import clone
 from sklearn.pipeline import Pipeline
-from sklearn.utils import _safe_indexing
+from sklearn.utils import Tags, _safe_indexing, get_tags
 from sklearn.utils.validation import _num_samples, has_fit_parameter
 
 from sparsemix.checks import check
@@ -41,6 +41,11 @@ class ClassifierGate(Gate):
     def __init__(self, estimator: Any, smoothing: float = 1e-3) -> None:
         self.estimator = estimator
         self.smoothing = smoothing
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags = get_tags(self.estimator).input_tags
+        return tags
 
     def started(self, table: Table, n_experts: int) -> Self:
         seen, remedy = f"{self.estimator!r} without it", "wrap it in CalibratedClassifierCV"

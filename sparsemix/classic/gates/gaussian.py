@@ -6,9 +6,10 @@ from copy import copy
 from typing import Any, Self
 
 import numpy as np
+from sklearn.utils import Tags
 
 from sparsemix.checks import check
-from sparsemix.classic.design import Design
+from sparsemix.classic.design import Design, reading_tags
 from sparsemix.classic.gates.constant import log_shares
 from sparsemix.classic.gates.covariance import Covariance, Diagonal, Full, Moments
 from sparsemix.classic.parts import Array, Gate, Table
@@ -44,6 +45,9 @@ class GaussianGate(Gate):
         self.covariance = covariance
         self.alpha = alpha
         self.features = features
+
+    def __sklearn_tags__(self) -> Tags:
+        return reading_tags(super().__sklearn_tags__(), self.features)
 
     def started(self, table: Table, n_experts: int) -> Self:
         check(self.covariance in COVARIANCES, "covariance", "must be 'full' or 'diag'", repr(self.covariance))

@@ -6,10 +6,11 @@ from copy import copy
 from typing import Any, Self
 
 import numpy as np
+from sklearn.utils import Tags
 
 from sparsemix.checks import check
-from sparsemix.classic.design import Design
-from sparsemix.classic.multinomial import LARGE, Logits, climb, is_small, online, uniform
+from sparsemix.classic.design import Design, reading_tags
+from sparsemix.classic.multinomial import LARGE, Logits, climb, is_small, online_step, uniform
 from sparsemix.classic.parts import Array, Gate, Table
 
 
@@ -35,6 +36,9 @@ class SoftmaxGate(Gate):
         self.alpha = alpha
         self.features = features
         self.steps = steps
+
+    def __sklearn_tags__(self) -> Tags:
+        return reading_tags(super().__sklearn_tags__(), self.features)
 
     def started(self, table: Table, n_experts: int) -> Self:
         check(self.alpha >= 0, "alpha", "must not be negative", self.alpha)
@@ -69,7 +73,7 @@ class SoftmaxGate(Gate):
         past_KKDD = np.zeros((experts, experts, features, features))
         if self.curvature_ is not None:
             past_KKDD = keep * self.curvature_
-        new.logits_, new.curvature_ = online(self.logits_, past_KKDD, z, responsibility_NE, table.weight_N)
+        new.logits_, new.curvature_ = online_step(self.logits_, past_KKDD, z, responsibility_NE, table.weight_N)
         return new
 
     @property

@@ -9,6 +9,7 @@ from scipy.special import logsumexp
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression, SGDClassifier
 from sklearn.preprocessing import SplineTransformer
+from sklearn.utils import get_tags
 
 from sparsemix.classic.gates import ClassifierGate, ConstantGate, GaussianGate, SoftmaxGate
 from sparsemix.classic.multinomial import normalised
@@ -181,6 +182,22 @@ def test_online_updates_forget_what_is_not_kept(gate):
         told = told.partially_updated(table, responsibility_NE[:, ::-1], keep=0.5)
         gate = gate.partially_updated(table, responsibility_NE[:, ::-1], keep=0.5)
     np.testing.assert_allclose(normalised(told.log_scores(table.X)), normalised(gate.log_scores(table.X)), atol=0.05)
+
+
+@pytest.mark.parametrize(("gate", "takes"), [
+    (SoftmaxGate(), True),
+    (GaussianGate(), True),
+    (ConstantGate(), True),
+    (ClassifierGate(LogisticRegression()), False),
+    (SoftmaxGate(features=SplineTransformer()), False),
+])  # fmt: skip
+def test_tags_say_what_x_may_be(gate, takes):
+    assert get_tags(gate).input_tags.allow_nan == takes
+    if not takes:
+        return
+    table, responsibility_NE = situation(0)
+    table.X[::5, 0] = np.nan
+    assert np.isfinite(_scores(gate, table, responsibility_NE)).all()
 
 
 def test_gates_that_model_x_say_how_probable_it_is():
