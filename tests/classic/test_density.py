@@ -75,7 +75,7 @@ def mixtures(draw_value) -> NormalMixture:
 def test_quantiles_turn_the_distribution_round(mixture: NormalMixture) -> None:
     q_Q = np.array([1e-12, 1e-3, 0.05, 0.3, 0.5, 0.8, 0.999, 1 - 1e-9])
     y_NQ = mixture.ppf(q_Q)
-    slack_N = 1e-8 * mixture.std()
+    slack_N = 1e-8 * mixture.std() + 1e-10  # the spacing of numbers near 1e5
     for place, q in enumerate(q_Q):
         rounding = 1e-14
         assert (mixture.cdf(y_NQ[:, place] - slack_N) <= q + rounding).all()

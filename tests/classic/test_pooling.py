@@ -12,9 +12,9 @@ from scipy.special import logsumexp, softmax
 from sklearn.model_selection import KFold
 
 from sparsemix.classic import MoEClassifier, MoERegressor
+from sparsemix.classic.parts import Table
 from sparsemix.classic.pooling import check_pooling, experts_asked, pooled, pooled_density, pooled_gate
 from sparsemix.classic.stacking import Stack, best_stack, fit_stack
-from sparsemix.classic.parts import Table
 
 LOG_GATE_NE = np.log([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7], [0.25, 0.5, 0.25]])
 
@@ -75,7 +75,9 @@ def test_sparse_prediction_asks_only_the_chosen(model: MoERegressor, table: Tabl
     assert asked.total() == 2 * 200
     asked.clear()
     pooled(model.mixture_, table.X, "hard")
-    np.testing.assert_array_equal([asked[e] for e in range(3)], np.bincount(model.gate(table.X).argmax(axis=1), minlength=3))
+    np.testing.assert_array_equal(
+        [asked[e] for e in range(3)], np.bincount(model.gate(table.X).argmax(axis=1), minlength=3)
+    )
 
 
 def test_sparse_and_float32_tables(model: MoERegressor, table: Table) -> None:
@@ -124,7 +126,9 @@ def test_poolings_that_are_taken(pooling, asked: int) -> None:
 def test_a_stack_between_the_experts_average_and_the_gates_choice() -> None:
     np.testing.assert_allclose(Stack(1.0, np.zeros(3)).gate(LOG_GATE_NE), np.exp(LOG_GATE_NE))
     np.testing.assert_allclose(Stack(0.0, np.log([0.2, 0.3, 0.5])).gate(LOG_GATE_NE), [[0.2, 0.3, 0.5]] * 3)
-    np.testing.assert_allclose(Stack(500.0, np.zeros(3)).gate(LOG_GATE_NE), pooled_gate(LOG_GATE_NE, "hard"), atol=1e-12)
+    np.testing.assert_allclose(
+        Stack(500.0, np.zeros(3)).gate(LOG_GATE_NE), pooled_gate(LOG_GATE_NE, "hard"), atol=1e-12
+    )
     impossible_NE = np.array([[0.0, -np.inf]])
     np.testing.assert_allclose(Stack(0.0, np.zeros(2)).gate(impossible_NE), [[0.5, 0.5]])
 
@@ -143,7 +147,9 @@ def test_the_best_stack_is_that_of_a_search_without_gradients() -> None:
         score = weight_N @ np.log((weights_NE * np.exp(log_density_NE)).sum(axis=1))
         return 0.5 * ((theta[0] - 1) ** 2 + (theta[1:] ** 2).sum()) - score
 
-    searched = minimize(loss, [1.0, 0, 0, 0], method="Nelder-Mead", options={"xatol": 1e-9, "fatol": 1e-12, "maxiter": 4000})
+    searched = minimize(
+        loss, [1.0, 0, 0, 0], method="Nelder-Mead", options={"xatol": 1e-9, "fatol": 1e-12, "maxiter": 4000}
+    )
     found = best_stack(log_gate_NE, log_density_NE, weight_N)
     np.testing.assert_allclose(np.append(found.power, found.shift_E), searched.x, atol=1e-3)
     assert loss(np.append(found.power, found.shift_E)) <= searched.fun + 1e-6
@@ -154,7 +160,9 @@ def test_weights_of_a_stack_are_repetitions() -> None:
     weighted = best_stack(log_gate_NE, log_density_NE, weight_N)
     repeated = np.repeat(np.arange(60), weight_N.astype(int))
     again = best_stack(log_gate_NE[repeated], log_density_NE[repeated], np.ones(len(repeated)))
-    np.testing.assert_allclose(np.append(weighted.power, weighted.shift_E), np.append(again.power, again.shift_E), atol=1e-4)
+    np.testing.assert_allclose(
+        np.append(weighted.power, weighted.shift_E), np.append(again.power, again.shift_E), atol=1e-4
+    )
 
 
 def test_stacking_mends_a_gate_that_is_too_sure(model: MoERegressor, table: Table) -> None:
@@ -174,7 +182,9 @@ def test_fit_stack_reads_held_out_rows_only(model: MoERegressor, table: Table) -
         gates[held_out] = part.gate.log_scores(table.X[held_out])
         densities[held_out] = part.experts.log_density(table.X[held_out], table.y[held_out])
     expected = best_stack(gates, densities, table.weight_N)
-    np.testing.assert_allclose(np.append(stack.power, stack.shift_E), np.append(expected.power, expected.shift_E), atol=1e-3)
+    np.testing.assert_allclose(
+        np.append(stack.power, stack.shift_E), np.append(expected.power, expected.shift_E), atol=1e-3
+    )
     pooled_score = logsumexp(np.log(stack.gate(gates)) + densities, axis=1).sum()
     assert pooled_score >= logsumexp(gates + densities, axis=1).sum() - 1e-9
 
@@ -184,3 +194,18 @@ def test_stacking_through_the_estimator(table: Table) -> None:
     assert isinstance(model.stack_, Stack)
     np.testing.assert_allclose(model.predict(table.X), model.predict_dist(table.X).mean())
     assert model.score(table.X, table.y[:, 0]) > 0.9
+
+
+def test_what_was_fitted_to_arrays_reads_sparse_rows() -> None:
+    random = np.random.default_rng(0)
+    X = random.uniform(1, 2, size=(80, 2))  # far from 0, where sparse columns are not centred
+    model = MoERegressor(n_experts=2, max_iter=10).fit(X, (X[:, 0] > 1.5).astype(float))
+    share_NE = random.dirichlet(np.ones(2), size=80)
+    grown = []
+    for rows in (X, sparse.csr_matrix(X)):
+        table = Table(rows, X[:, 1:] ** 2, np.ones(80))
+        experts = model.experts_.partially_updated(table, share_NE, 0.5)
+        gate = model.gate_.partially_updated(table, share_NE, 0.5)
+        grown.append((model.experts_.output(rows), experts.output(rows), gate.log_scores(rows)))
+    for dense, sparsely in zip(*grown, strict=True):
+        np.testing.assert_allclose(sparsely, dense, rtol=1e-6, atol=1e-8)

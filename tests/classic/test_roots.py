@@ -36,4 +36,6 @@ def test_interpolation_saves_most_evaluations() -> None:
 
 
 def test_a_bracket_of_no_width_is_its_root() -> None:
-    np.testing.assert_array_equal(rising_roots(lambda x: x - 2, np.full(1, 2.0), np.full(1, 2.0), np.full(1, 1e-9)), [2.0])
+    np.testing.assert_array_equal(
+        rising_roots(lambda x: x - 2, np.full(1, 2.0), np.full(1, 2.0), np.full(1, 1e-9)), [2.0]
+    )
