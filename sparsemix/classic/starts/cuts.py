@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from sparsemix.classic.parts import Array
-from sparsemix.classic.starts.seen import blocks
 from sparsemix.classic.starts.moments import Part
+from sparsemix.classic.starts.seen import blocks
 
 PLACES = (0.0, -0.6, 0.6, -1.2, 1.2)
 """Where directions are cut, in standard deviations from their mean in the part."""

@@ -10,8 +10,8 @@ from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 
 from sparsemix.classic.parts import Array, Table
-from sparsemix.classic.starts.seen import seen
 from sparsemix.classic.starts.moments import part
+from sparsemix.classic.starts.seen import seen
 
 
 def kmeans(table: Table, n_experts: int, random: np.random.RandomState) -> Array:

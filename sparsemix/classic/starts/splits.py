@@ -10,9 +10,9 @@ from scipy.linalg import solve_triangular
 from scipy.special import entr
 
 from sparsemix.classic.parts import Array, Table
-from sparsemix.classic.starts.seen import Seen, blocks, seen
 from sparsemix.classic.starts.cuts import Cuts, joined, proposed
 from sparsemix.classic.starts.moments import FLOOR, RIDGE, Part, fits, moments, part
+from sparsemix.classic.starts.seen import Seen, blocks, seen
 
 MEASURED = 16
 """Cuts across directions that are fitted, of those that the score test finds best."""
