@@ -1,0 +1,23 @@
+"""What the parameter `expert` asks for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sklearn.base import clone
+
+from sparsemix.classic.experts.estimators import EstimatorExperts
+from sparsemix.classic.experts.linear import LinearExperts
+from sparsemix.classic.experts.logistic import LogisticExperts
+from sparsemix.classic.experts.requirements import estimators_of
+from sparsemix.classic.parts import Experts
+
+
+def as_experts(expert: Any, *, n_jobs: int | None, random_state: Any, classifier: bool) -> Experts:
+    """Experts of None (linear or logistic ones), of an estimator or a list of estimators, or of experts themselves."""
+    if expert is None:
+        return LogisticExperts() if classifier else LinearExperts()
+    if isinstance(expert, Experts):
+        return clone(expert)
+    estimators_of(expert)
+    return EstimatorExperts(expert, n_jobs=n_jobs, random_state=random_state)
