@@ -2,7 +2,7 @@
 
 from sparsemix.classic.classification import HierarchicalMoEClassifier, MoEClassifier
 from sparsemix.classic.density import NormalMixture
-from sparsemix.classic.display import MoEDisplay
+from sparsemix.classic.display import MoEDisplay, plot_gate, plot_partition, plot_responsibilities
 from sparsemix.classic.experts import EstimatorExperts, LinearExperts, LogisticExperts
 from sparsemix.classic.gates import ClassifierGate, ConstantGate, GaussianGate, SoftmaxGate, TreeGate
 from sparsemix.classic.persistence import load, save
@@ -24,5 +24,8 @@ __all__ = [
     "SoftmaxGate",
     "TreeGate",
     "load",
+    "plot_gate",
+    "plot_partition",
+    "plot_responsibilities",
     "save",
 ]
