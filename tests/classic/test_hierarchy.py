@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-from itertools import product
-
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from sklearn.base import clone
-from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from sparsemix.classic import (
-    GaussianGate,
     HierarchicalMoEClassifier,
     HierarchicalMoERegressor,
     LinearExperts,
-    MoERegressor,
-    SoftmaxGate,
     TreeGate,
 )
-from sparsemix.classic.hierarchy import nested
-from sparsemix.classic.mixture import Mixture
 from sparsemix.classic.parts import Table
-from sparsemix.classic.starts import STARTS
 
 
 @parametrize_with_checks([HierarchicalMoERegressor(), HierarchicalMoEClassifier()])
