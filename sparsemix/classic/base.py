@@ -1,126 +1,166 @@
-"""What all four estimators share: parameters, fit, and everything that is a function of the fitted mixture."""
+"""What all four estimators share of fitting: parameters, the plan of EM, all or nothing."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
+from copy import copy
 from typing import Any, Self
 
 import numpy as np
-from scipy.special import logsumexp
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.model_selection import check_cv
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted
 
 from sparsemix.checks import check
 from sparsemix.classic.assign import Assign, Hard, Soft, Stochastic
-from sparsemix.classic.em import Mixture, Stopping
-from sparsemix.classic.fitting import Plan, fit_mixture
-from sparsemix.classic.gates import SoftmaxGate
+from sparsemix.classic.em import Run, Stopping
+from sparsemix.classic.fitted import FittedMoE
+from sparsemix.classic.fitting import Plan, fit_from
 from sparsemix.classic.multinomial import normalised
+from sparsemix.classic.parameters import as_gate, check_among, check_tolerance, check_whole
 from sparsemix.classic.parts import Array, Experts, Gate, Table
+from sparsemix.classic.pooling import check_pooling
+from sparsemix.classic.reading import Accepts, check_enough, read_both, read_weights
+from sparsemix.classic.stacking import Stack, fit_stack
 from sparsemix.classic.starts import STARTS, random
 
+VARIANTS = ("soft", "hard", "stochastic")
 
-class BaseMoE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator, ABC):
-    """A mixture p(y | x) = sum_e p(e | x) p(y | x, e), fitted by EM."""
 
-    def __init__(
-        self,
-        expert: Any = None,
-        *,
-        n_experts: int | str = 2,
-        gating: Any = None,
-        em: str = "soft",
-        start: str = "principal",
-        n_init: int = 1,
-        max_iter: int = 200,
-        tol: float = 1e-6,
-        pooling: str | int = "soft",
-        random_state: Any = None,
-        verbose: int = 0,
-    ) -> None:
-        self.expert = expert
-        self.n_experts = n_experts
-        self.gating = gating
-        self.em = em
-        self.start = start
-        self.n_init = n_init
-        self.max_iter = max_iter
-        self.tol = tol
-        self.pooling = pooling
-        self.random_state = random_state
-        self.verbose = verbose
+class BaseMoE(FittedMoE):
+    """A mixture fitted by EM; the parameters are arguments of its subclasses."""
 
-    @abstractmethod
-    def _read_fit(self, X: Any, y: Any, sample_weight: Any) -> Table:
-        """The rows checked, names and numbers of features and classes remembered."""
+    expert: Any
+    gating: Any
+    em: str
+    start: str
+    n_init: int
+    max_iter: int
+    tol: float
+    cv: Any
+    warm_start: bool
+    n_jobs: int | None
+    random_state: Any
+    verbose: int
+
+    n_iter_: int
+    """Iterations of the run of EM that was kept."""
+    converged_: bool
+    """Whether that run ended before `max_iter`."""
+    objective_path_: Array
+    """The objective after each of its iterations: log-likelihood less penalties, in nats."""
+    seen_weight_: float
+    """Weight of all rows that the mixture learned from."""
+    held_weight_: float
+    """Weight that the statistics of `partial_fit` hold: less, since it forgets."""
 
     @abstractmethod
-    def _read(self, X: Any) -> Any:
-        """X checked against what was fitted."""
-
-    @abstractmethod
-    def _read_both(self, X: Any, y: Any) -> tuple[Any, Array]:
-        """X and targets checked against what was fitted, targets as `Table.y`."""
-
-    @abstractmethod
-    def _experts(self) -> Experts:
+    def _as_experts(self, random_state: Any) -> Experts:
         """The experts that `expert` asks for."""
 
-    def _gate(self) -> Gate:
-        return SoftmaxGate() if self.gating is None else self.gating
+    @abstractmethod
+    def _search(self, plan: Plan, table: Table, random_state: np.random.RandomState) -> Run:
+        """The best run of EM from new starts, of as many experts as the parameters say."""
 
-    def _assign(self, random_state: np.random.RandomState) -> Assign:
-        variants = {"soft": Soft(), "hard": Hard(), "stochastic": Stochastic(random_state)}
-        check(self.em in variants, "em", f"must be one of {', '.join(variants)}", repr(self.em))
-        return variants[self.em]
+    @abstractmethod
+    def _meet(self, y: Array) -> None:
+        """Learn what targets are like: their shape, their classes."""
+
+    @abstractmethod
+    def _num_classes(self) -> int | None:
+        """`Table.num_classes`, once targets were read."""
+
+    def _as_gate(self) -> Gate:
+        return as_gate(self.gating)
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
-        """Fit experts and gate jointly by EM."""
-        table = self._read_fit(X, y, sample_weight)
+        """Fit experts and gate jointly by EM.
+
+        Args:
+            X: (N, D), an array, a sparse matrix if the parts take it, or a data frame.
+            y: targets (N,); of several outputs (N, M).
+            sample_weight: (N,), none negative; 2 is a row given twice, 0 a row left out.
+
+        Returns:
+            The estimator. A fit that fails leaves it as it was.
+        """
+        fitted = copy(self)
+        fitted._fit(X, y, sample_weight)
+        return self._become(fitted)
+
+    def _become(self, other: Self) -> Self:
+        vars(self).clear()
+        vars(self).update(vars(other))
+        return self
+
+    def _fit(self, X: Any, y: Any, sample_weight: Any, classes: Any = None) -> None:
+        self._check_parameters()
         random_state = check_random_state(self.random_state)
-        plan = Plan(
-            self._experts(),
-            self._gate(),
+        plan = self._plan(random_state)
+        accepts = Accepts.of(plan.experts, plan.gate)
+        if self.warm_start and self.__sklearn_is_fitted__():
+            self._go_on(plan, self._read_table(*self._read_pair(X, y, accepts), sample_weight))
+            return
+        X, y = read_both(self, X, y, accepts, reset=True, y_dtype=self._y_dtype)
+        self._meet(y if classes is None else classes)
+        table = self._read_table(X, self._coded(y), sample_weight)
+        check_enough(table, self._numbers()[1])
+        self._keep(self._search(plan, table, random_state), table)
+
+    def _go_on(self, plan: Plan, table: Table) -> None:
+        least, most = self._numbers()
+        remedy = "fit with warm_start=False"
+        check(least <= self.n_experts_ <= most, "n_experts", f"must stay {self.n_experts_} to go on", f"{most}", remedy)
+        responsibility_NE = np.exp(normalised(self.mixture_.log_joint(table.X, table.y)))
+        self._keep(fit_from(plan, self.mixture_, table, responsibility_NE), table)
+
+    def _check_parameters(self) -> None:
+        check_among("em", self.em, VARIANTS)
+        check_among("start", self.start, STARTS)
+        check_whole("n_init", self.n_init, 1)
+        check_whole("max_iter", self.max_iter, 1)
+        check_tolerance("tol", self.tol)
+        check_pooling(self.pooling, self._numbers()[1])
+
+    def _plan(self, random_state: np.random.RandomState) -> Plan:
+        return Plan(
+            self._as_experts(random_state),
+            self._as_gate(),
             (STARTS[self.start],) + (random,) * (self.n_init - 1),
             self._assign(random_state),
             Stopping(self.max_iter, self.tol, patience=1),
+            self._report if self.verbose else lambda iteration, objective: None,
         )
-        run = fit_mixture(plan, table, self.n_experts, random_state)
+
+    def _assign(self, random_state: np.random.RandomState) -> Assign:
+        if self.em == "stochastic":
+            return Stochastic(random_state)
+        return Soft() if self.em == "soft" else Hard()
+
+    def _report(self, iteration: int, objective: float) -> None:
+        print(f"[{type(self).__name__}] iteration {iteration}, objective {objective:.6f}")
+
+    def _read_table(self, X: Any, y: Array, sample_weight: Any) -> Table:
+        return Table(X, y, read_weights(sample_weight, X), self._num_classes())
+
+    def _keep(self, run: Run, table: Table) -> None:
         self.experts_, self.gate_ = run.mixture
         self.n_experts_ = run.responsibility_NE.shape[1]
         self.n_iter_ = len(run.path)
         self.converged_ = run.converged
         self.objective_path_ = np.array(run.path)
-        return self
+        self.stack_ = self._stacked(run, table)
+        self.seen_weight_ = self.held_weight_ = float(table.weight_N.sum())
 
-    @property
-    def mixture_(self) -> Mixture:
-        """The fitted parts, as one."""
-        check_is_fitted(self)
-        return Mixture(self.experts_, self.gate_)
+    def _stacked(self, run: Run, table: Table) -> Stack | None:
+        """The gate learned anew on rows held out, where the pooling is stacking."""
+        if self.pooling != "stacking":
+            return None
+        labels = table.y if table.num_classes or table.y.shape[1] > 1 else table.y[:, 0]
+        folds: Any = check_cv(self.cv, labels, classifier=table.num_classes is not None)
+        return fit_stack(run.mixture, table, run.responsibility_NE, folds.split(table.X, labels))
 
-    @property
-    def _n_features_out(self) -> int:
-        return self.n_experts_
-
-    def gate(self, X: Any) -> Array:
-        """p(e | x), (N, E)."""
-        check_is_fitted(self)
-        return np.exp(normalised(self.gate_.log_scores(self._read(X))))
-
-    def transform(self, X: Any) -> Array:
-        """The gate's probabilities as features, (N, E)."""
-        return self.gate(X)
-
-    def responsibilities(self, X: Any, y: Any) -> Array:
-        """p(e | x, y), (N, E)."""
-        check_is_fitted(self)
-        return np.exp(normalised(self.mixture_.log_joint(*self._read_both(X, y))))
-
-    def score_samples(self, X: Any, y: Any = None) -> Array:
-        """log p(y | x) of each row, (N,); without `y`, that of the prediction: how sure the mixture is of itself."""
-        check_is_fitted(self)
-        X, y = self._read_both(X, self.predict(X) if y is None else y)
-        log_gate_NE = normalised(self.gate_.log_scores(X))
-        return logsumexp(log_gate_NE + self.experts_.log_density(X, y), axis=1)
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        accepts = Accepts.of(self._as_experts(None), self._as_gate())
+        tags.input_tags.sparse, tags.input_tags.allow_nan = accepts.sparse, accepts.missing
+        return tags

@@ -2,77 +2,209 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
-from scipy.special import logsumexp
+from scipy.sparse.linalg import LinearOperator, cg
 
+from sparsemix.classic.columns import Columns, as_columns
+from sparsemix.classic.curvature import PairSums, centred, quadratic, rows_in_block, solved
 from sparsemix.classic.parts import Array
 
 HALVINGS = 20
 ENOUGH = 1e-9
-"""Steps end when one gains less than this, in nats a unit of weight."""
+"""Steps end when one would gain less than this, in nats a unit of weight."""
+LARGE = 500
+"""From so many coefficients on, steps are by conjugate gradients, without the matrix of second derivatives."""
+CONJUGATE_STEPS = 50
+CONJUGATE_TOLERANCE = 0.05
 
 
 class Logits(NamedTuple):
-    """p(k | z) = softmax_k(coef_k z + intercept_k), with penalty alpha / 2 ||coef||^2."""
+    """p(k | z) = softmax_k(coef_k z + intercept_k), with penalty alpha / 2 ||coef||^2; both sum to 0 over classes."""
 
     coef_KD: Array
     intercept_K: Array
     alpha: float
 
-    def log_proba(self, z_ND: Array) -> Array:
-        return normalised(z_ND @ self.coef_KD.T + self.intercept_K)
+    def log_proba(self, z: Columns | Array) -> Array:
+        """log p(k | z_n), (N, K)."""
+        return normalised(as_columns(z).times(self.coef_KD) + self.intercept_K)
 
     @property
     def penalty(self) -> float:
         return 0.5 * self.alpha * float((self.coef_KD**2).sum())
 
-    def objective(self, z_ND: Array, target_NK: Array, weight_N: Array) -> float:
-        """sum_n w_n sum_k target_nk log p(k | z_n) - penalty."""
-        return float(weight_N @ (target_NK * self.log_proba(z_ND)).sum(axis=1)) - self.penalty
+    @property
+    def n_parameters(self) -> int:
+        """Free ones."""
+        return (len(self.coef_KD) - 1) * (self.coef_KD.shape[1] + 1)
+
+    @property
+    def ridge_D(self) -> Array:
+        """What the penalty adds to second derivatives of coefficients and intercept, (D + 1,)."""
+        return np.append(np.full(self.coef_KD.shape[1], self.alpha), 0.0)
+
+    def objective(self, z: Columns | Array, target_NK: Array, weight_N: Array) -> float:
+        """sum_n w_n sum_k target_nk log p(k | z_n) - penalty; targets of a row sum to 1."""
+        total = 0.0
+        for block, z_BD in as_columns(z).blocks():
+            log_KB = log_softmax(self.coef_KD @ z_BD.T + self.intercept_K[:, None])
+            total += float(weight_N[block] @ (target_NK[block].T * log_KB).sum(axis=0))
+        return total - self.penalty
+
+    def moved(self, step_KD: Array) -> Self:
+        """After a step of coefficients and intercept, (K, D + 1)."""
+        return self._replace(coef_KD=self.coef_KD + step_KD[:, :-1], intercept_K=self.intercept_K + step_KD[:, -1])
+
+    def only(self, keep_K: Array) -> Self:
+        """Of some of the classes."""
+        coef_KD, intercept_K = centred(self.coef_KD[keep_K]), centred(self.intercept_K[keep_K])
+        return self._replace(coef_KD=coef_KD, intercept_K=intercept_K)
+
+
+class Step(NamedTuple):
+    """From where, and where to."""
+
+    objective: float
+    """Where it starts."""
+    step_KD: Array
+    """(K, D + 1), the intercept last."""
+    gain: float
+    """What the quadratic model promises."""
+    pair_KKDD: Array | None
+    """C_ab of `curvature`, where it was summed."""
+
+
+def uniform(classes: int, features: int, alpha: float) -> Logits:
+    """All classes equally probable everywhere."""
+    return Logits(np.zeros((classes, features)), np.zeros(classes), alpha)
+
+
+def log_softmax(score_KB: Array) -> Array:
+    """log softmax over the first axis."""
+    score_KB = score_KB - score_KB.max(axis=0)
+    return score_KB - np.log(np.exp(score_KB).sum(axis=0))
 
 
 def normalised(log_NE: Array) -> Array:
     """Rows of log-probabilities whose probabilities sum to one: log softmax, of which the whole row may be tiny."""
-    return log_NE - logsumexp(log_NE, axis=1, keepdims=True)
+    out_EN = np.empty(log_NE.shape[::-1])
+    for first in range(0, len(log_NE), 4096):
+        out_EN[:, first : first + 4096] = log_softmax(log_NE[first : first + 4096].T)
+    return out_EN.T
 
 
-def ascend(start: Logits, z_ND: Array, target_NK: Array, weight_N: Array, steps: int) -> Logits:
+def ascend(start: Logits, z: Columns | Array, target_NK: Array, weight_N: Array, steps: int) -> Logits:
     """Newton steps (IRLS) on the objective, each halved until it does not fall; `start` where none rises."""
-    logits, reached = start, start.objective(z_ND, target_NK, weight_N)
+    return climb(start, z, target_NK, weight_N, steps)[0]
+
+
+def climb(
+    start: Logits, z: Columns | Array, target_NK: Array, weight_N: Array, steps: int
+) -> tuple[Logits, Array | None]:
+    """`ascend`, and the sums C_ab of `curvature` at the last step; None: too large, no step, or nothing to learn."""
+    z = as_columns(z)
+    logits, pair_KKDD = start, None
+    if len(start.coef_KD) == 1 or not weight_N.any():
+        return logits, pair_KKDD
+    newton = newton_step if is_small(start) else conjugate_step
     for _ in range(steps):
-        step = newton_step(logits, z_ND, target_NK, weight_N)
-        for _ in range(HALVINGS):
-            trial = logits._replace(
-                coef_KD=logits.coef_KD + step.coef_KD, intercept_K=logits.intercept_K + step.intercept_K
-            )
-            objective = trial.objective(z_ND, target_NK, weight_N)
-            if objective >= reached:
-                break
-            step = step._replace(coef_KD=step.coef_KD / 2, intercept_K=step.intercept_K / 2)
-        else:
-            return logits
-        logits, gain, reached = trial, objective - reached, objective
-        if gain < ENOUGH * weight_N.sum():
+        step = newton(logits, z, target_NK, weight_N)
+        pair_KKDD = step.pair_KKDD
+        trial = _risen(logits, step, z, target_NK, weight_N) if step.gain >= ENOUGH * weight_N.sum() else None
+        if trial is None:
             break
-    return logits
+        logits = trial
+    return logits, pair_KKDD
 
 
-def newton_step(logits: Logits, z_ND: Array, target_NK: Array, weight_N: Array) -> Logits:
-    """The step to the maximum of the quadratic model; of the redundant direction of the softmax, the shortest."""
-    classes, features = logits.coef_KD.shape[0], logits.coef_KD.shape[1] + 1
-    one_ND = np.column_stack([z_ND, np.ones(len(z_ND))])
-    p_NK = np.exp(logits.log_proba(z_ND))
-    ridge_D = np.append(np.full(features - 1, logits.alpha), 0.0)
-    coef_KD = np.column_stack([logits.coef_KD, logits.intercept_K])
-    gradient_KD = (weight_N[:, None] * (target_NK - p_NK)).T @ one_ND - ridge_D * coef_KD
-    hessian = np.zeros((classes, features, classes, features))
-    for a in range(classes):
-        for b in range(classes):
-            share_N = weight_N * p_NK[:, a] * ((a == b) - p_NK[:, b])
-            hessian[a, :, b] = (one_ND * share_N[:, None]).T @ one_ND
-        hessian[a, :, a] += np.diag(ridge_D)
-    step = np.linalg.lstsq(hessian.reshape(classes * features, -1), gradient_KD.ravel(), rcond=None)[0]
-    step_KD = step.reshape(classes, features)
-    return logits._replace(coef_KD=step_KD[:, :-1], intercept_K=step_KD[:, -1])
+def is_small(logits: Logits) -> bool:
+    """Whether its matrix of second derivatives is worth summing."""
+    return logits.n_parameters < LARGE
+
+
+def online_step(
+    logits: Logits, past_KKDD: Array, z: Columns, target_NK: Array, weight_N: Array
+) -> tuple[Logits, Array]:
+    """One step on the log-likelihood of new rows - 1/2 delta' (H + alpha) delta, delta the step, H of the rows before.
+
+    So the rows before are remembered by a quadratic around what was learned of them (Laplace's approximation, the
+    extended Kalman filter of a softmax). Halved until that does not fall.
+
+    Args:
+        past_KKDD: C_ab of `curvature` of the rows before, discounted.
+
+    Returns:
+        The logits, and C_ab with the new rows.
+    """
+    _, gradient_KD, pair_KKDD = derivatives(logits._replace(alpha=0.0), z, target_NK, weight_N)
+    pair_KKDD = past_KKDD + pair_KKDD
+    step_KD = solved(pair_KKDD, logits.ridge_D, gradient_KD)
+    held = 0.5 * (quadratic(past_KKDD, step_KD) + float((logits.ridge_D * step_KD**2).sum()))
+    free = logits._replace(alpha=0.0)
+    before = free.objective(z, target_NK, weight_N)
+    for halvings in range(HALVINGS):
+        share = 0.5**halvings
+        if free.moved(share * step_KD).objective(z, target_NK, weight_N) - share**2 * held >= before:
+            return logits.moved(share * step_KD), pair_KKDD
+    return logits, pair_KKDD
+
+
+def _risen(logits: Logits, step: Step, z: Columns, target_NK: Array, weight_N: Array) -> Logits | None:
+    """After the largest of step, step / 2, step / 4 ... that does not lower the objective."""
+    for halvings in range(HALVINGS):
+        trial = logits.moved(step.step_KD / 2**halvings)
+        if trial.objective(z, target_NK, weight_N) >= step.objective:
+            return trial
+    return None
+
+
+def newton_step(logits: Logits, z: Columns, target_NK: Array, weight_N: Array) -> Step:
+    """The step to the maximum of the quadratic model, by one pass and a Cholesky factor."""
+    objective, gradient_KD, pair_KKDD = derivatives(logits, z, target_NK, weight_N)
+    step_KD = solved(pair_KKDD, logits.ridge_D, gradient_KD)
+    return Step(objective, step_KD, 0.5 * float((gradient_KD * step_KD).sum()), pair_KKDD)
+
+
+def derivatives(logits: Logits, z: Columns, target_NK: Array, weight_N: Array) -> tuple[float, Array, Array]:
+    """The objective, its gradient (K, D + 1), and the sums C_ab of `curvature`, (K, K, D + 1, D + 1)."""
+    classes, features = len(logits.coef_KD), z.shape[1] + 1
+    objective, gradient_KD = -logits.penalty, -logits.ridge_D * np.column_stack([logits.coef_KD, logits.intercept_K])
+    sums = PairSums(classes, features)
+    for block, z_BD in z.blocks(rows_in_block(classes, features)):
+        z_DB = np.vstack([z_BD.T, np.ones(len(z_BD))])
+        log_KB = log_softmax(logits.coef_KD @ z_BD.T + logits.intercept_K[:, None])
+        p_KB, target_KB, weight_B = np.exp(log_KB), target_NK[block].T, weight_N[block]
+        objective += float(weight_B @ (target_KB * log_KB).sum(axis=0))
+        gradient_KD += ((target_KB - p_KB) * weight_B) @ z_DB.T
+        sums.add(weight_B, p_KB, z_DB)
+    return objective, gradient_KD, sums.result()
+
+
+def conjugate_step(logits: Logits, z: Columns, target_NK: Array, weight_N: Array) -> Step:
+    """A step towards that maximum by conjugate gradients: products with z only, so that z may be wide and sparse.
+
+    Source: Nocedal & Wright, "Numerical Optimization" (2006), section 7.1 (truncated Newton).
+    """
+    log_NK = logits.log_proba(z)
+    p_NK = np.exp(log_NK)
+    objective = float(weight_N @ (target_NK * log_NK).sum(axis=1)) - logits.penalty
+    flat_KD = np.column_stack([logits.coef_KD, logits.intercept_K])
+    gradient_KD = _transposed(z, weight_N[:, None] * (target_NK - p_NK)) - logits.ridge_D * flat_KD
+
+    def curved(step: Array) -> Array:
+        step_KD = step.reshape(gradient_KD.shape)
+        change_NK = z.times(step_KD[:, :-1]) + step_KD[:, -1]
+        change_NK = p_NK * (change_NK - (p_NK * change_NK).sum(axis=1, keepdims=True))
+        return (_transposed(z, weight_N[:, None] * change_NK) + logits.ridge_D * step_KD).ravel()
+
+    hessian = LinearOperator((gradient_KD.size, gradient_KD.size), matvec=curved, dtype=np.float64)  # pyright: ignore
+    step = cg(hessian, gradient_KD.ravel(), rtol=CONJUGATE_TOLERANCE, maxiter=CONJUGATE_STEPS)[0]
+    step_KD = centred(step.reshape(gradient_KD.shape))
+    return Step(objective, step_KD, 0.5 * float((gradient_KD * step_KD).sum()), None)
+
+
+def _transposed(z: Columns, value_NK: Array) -> Array:
+    """value^T [z, 1], (K, D + 1)."""
+    return np.column_stack([z.transposed_times(value_NK), value_NK.sum(axis=0)])

@@ -59,6 +59,10 @@ class Part(BaseEstimator, ABC):
         """Whether there is `partially_updated`."""
         return False
 
+    def prepared(self, X: Any) -> Any:
+        """X as this part, once started, reads it fastest: what takes X takes this too. EM asks once for all passes."""
+        return X
+
     @abstractmethod
     def only(self, keep_E: Array) -> Self:
         """The part with some of the experts (a mask or indexes), those in the order given."""
@@ -66,6 +70,11 @@ class Part(BaseEstimator, ABC):
 
 class Experts(Part):
     """All experts of a mixture: p(y | x, e) for e in 0..E-1."""
+
+    @property
+    def takes_frames(self) -> bool:
+        """Whether X may be a data frame, or hold NaN; what of them they cannot use they refuse themselves."""
+        return False
 
     @abstractmethod
     def started(self, table: Table, n_experts: int) -> Self:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from scipy.special import softmax
 
 from sparsemix.classic.parts import Array, Table
 
@@ -27,8 +28,7 @@ def principal(table: Table, n_experts: int, random: np.random.RandomState) -> Ar
     place_N = z_ND @ vectors[:, -1]
     place_N = place_N / np.sqrt(table.weight_N @ place_N**2 / table.weight_N.sum())
     centre_E = np.linspace(-1.5, 1.5, n_experts)
-    near_NE = np.exp(-2 * (place_N[:, None] - centre_E) ** 2)
-    return near_NE / near_NE.sum(axis=1, keepdims=True)
+    return softmax(-2 * (place_N[:, None] - centre_E) ** 2, axis=1)
 
 
 STARTS: dict[str, Start] = {"principal": principal, "random": random}

@@ -7,43 +7,68 @@ from typing import Any, Self
 
 import numpy as np
 
-from sparsemix.classic.multinomial import Logits, ascend
+from sparsemix.checks import check
+from sparsemix.classic.design import Design
+from sparsemix.classic.multinomial import LARGE, Logits, climb, is_small, online_step, uniform
 from sparsemix.classic.parts import Array, Gate, Table
 
 
 class SoftmaxGate(Gate):
-    """p(e | x) = softmax_e(v_e z + c_e) on standardised columns z, fitted by damped Newton steps (IRLS).
+    """p(e | x) = softmax_e(v_e z + c_e) on standardised columns z (`Design`), fitted by damped Newton steps (IRLS).
 
     Args:
         alpha: penalty alpha / 2 ||v||^2; without it the weights of separable regions grow without end.
+        features: a transformer of scikit-learn that makes the columns z is of, for regions that are not linear.
         steps: Newton steps an M step at most.
 
     Source: Jordan & Jacobs (1994), section 4 and appendix A.
     """
 
-    def __init__(self, alpha: float = 1e-3, steps: int = 5) -> None:
+    design_: Design
+    """How x becomes z."""
+    logits_: Logits
+    curvature_: Array | None
+    """Second derivatives at the last step, as `curvature` has them: what an online step remembers of rows before."""
+
+    def __init__(self, alpha: float = 1e-3, features: Any = None, steps: int = 5) -> None:
         self.alpha = alpha
+        self.features = features
         self.steps = steps
 
     def started(self, table: Table, n_experts: int) -> Self:
+        check(self.alpha >= 0, "alpha", "must not be negative", self.alpha)
         new = copy(self)
-        total = table.weight_N.sum()
-        new.mean_D_ = table.weight_N @ table.X / total
-        deviation_D = np.sqrt(table.weight_N @ (table.X - new.mean_D_) ** 2 / total)
-        new.scale_D_ = np.where(deviation_D > 0, deviation_D, 1.0)
-        new.logits_ = Logits(np.zeros((n_experts, table.X.shape[1])), np.zeros(n_experts), self.alpha)
+        new.design_ = Design(self.features).fitted(table.X, table.weight_N)
+        new.logits_ = uniform(n_experts, len(new.design_.scale_D_), self.alpha)
+        new.curvature_ = None
         return new
 
-    def _features(self, X: Any) -> Array:
-        return (X - self.mean_D_) / self.scale_D_
+    def prepared(self, X: Any) -> Any:
+        return self.design_.columns(X)
 
     def log_scores(self, X: Any) -> Array:
-        return self.logits_.log_proba(self._features(X))
+        return self.logits_.log_proba(self.design_.columns(X))
 
     def updated(self, table: Table, responsibility_NE: Array) -> Self:
         new = copy(self)
-        z_ND = self._features(table.X)
-        new.logits_ = ascend(self.logits_, z_ND, responsibility_NE, table.weight_N, self.steps)
+        z = self.design_.columns(table.X)
+        new.logits_, new.curvature_ = climb(self.logits_, z, responsibility_NE, table.weight_N, self.steps)
+        return new
+
+    @property
+    def online(self) -> bool:
+        return True
+
+    def partially_updated(self, table: Table, responsibility_NE: Array, keep: float) -> Self:
+        seen = f"{self.logits_.n_parameters}"
+        check(is_small(self.logits_), "partial_fit", f"takes gates of under {LARGE} coefficients", seen, "use fit")
+        new = copy(self)
+        z = self.design_.columns(table.X)
+        experts, features = len(self.logits_.coef_KD), z.shape[1] + 1
+        past_KKDD = np.zeros((experts, experts, features, features))
+        if self.curvature_ is not None:
+            past_KKDD = keep * self.curvature_
+        new.logits_, new.curvature_ = online_step(self.logits_, past_KKDD, z, responsibility_NE, table.weight_N)
         return new
 
     @property
@@ -52,11 +77,11 @@ class SoftmaxGate(Gate):
 
     @property
     def n_parameters(self) -> float:
-        return (len(self.logits_.coef_KD) - 1) * (self.logits_.coef_KD.shape[1] + 1)
+        return self.logits_.n_parameters
 
     def only(self, keep_E: Array) -> Self:
         new = copy(self)
-        new.logits_ = self.logits_._replace(
-            coef_KD=self.logits_.coef_KD[keep_E], intercept_K=self.logits_.intercept_K[keep_E]
-        )
+        new.logits_ = self.logits_.only(keep_E)
+        if self.curvature_ is not None:
+            new.curvature_ = self.curvature_[keep_E][:, keep_E]
         return new

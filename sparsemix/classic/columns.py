@@ -1,0 +1,114 @@
+"""Columns of mean 0 and variance 1 that are made block by block, so that no table is copied whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from sparsemix.classic.parts import Array
+
+BLOCK = 1 << 16
+"""Numbers in a block, so that it stays in the cache of a core."""
+CONSTANT = 1e-12
+"""A deviation under this share of the mean is rounding: the column is constant."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """N rows of D columns z = (x - mean) / scale; a missing value is at the mean, 0. Sparse x has mean 0 by decree."""
+
+    raw: Any
+    """(N, D), float64 or float32, or CSR."""
+    mean_D: Array
+    scale_D: Array
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """N and D."""
+        return self.raw.shape
+
+    def blocks(self, rows: int | None = None) -> Iterator[tuple[slice, Array]]:
+        """The rows in float64, some at a time: which they are, and z, (rows, D)."""
+        total, features = self.shape
+        rows = rows or max(64, BLOCK // max(features, 1))
+        for first in range(0, total, rows):
+            block = slice(first, min(first + rows, total))
+            yield block, self._standardised(self.raw[block])
+
+    def _standardised(self, raw: Any) -> Array:
+        z = raw.toarray().astype(np.float64) if sparse.issparse(raw) else raw - self.mean_D
+        z /= self.scale_D
+        missing = np.isnan(z)
+        if missing.any():
+            z[missing] = 0.0
+        return z
+
+    def times(self, coef_KD: Array) -> Array:
+        """z coef^T, (N, K) stored by columns, so that sums over k run over whole columns."""
+        if sparse.issparse(self.raw):
+            return np.asfortranarray(self.raw @ (coef_KD / self.scale_D).T)
+        out_KN = np.empty((len(coef_KD), self.shape[0]))
+        for block, z_BD in self.blocks():
+            out_KN[:, block] = coef_KD @ z_BD.T
+        return out_KN.T
+
+    def transposed_times(self, value_NK: Array) -> Array:
+        """value^T z, (K, D)."""
+        if sparse.issparse(self.raw):
+            return (self.raw.T @ value_NK).T / self.scale_D
+        out_KD = np.zeros((value_NK.shape[1], self.shape[1]))
+        for block, z_BD in self.blocks():
+            out_KD += value_NK[block].T @ z_BD
+        return out_KD
+
+    def dense(self) -> Array:
+        """All of z, (N, D) in float64."""
+        z_ND = np.empty(self.shape)
+        for block, z_BD in self.blocks():
+            z_ND[block] = z_BD
+        return z_ND
+
+
+def as_columns(z: Array | Columns) -> Columns:
+    """An array of columns that are standardised already, as `Columns`."""
+    if isinstance(z, Columns):
+        return z
+    return Columns(z, np.zeros(z.shape[1]), np.ones(z.shape[1]))
+
+
+def moments(raw: Any, weight_N: Array) -> tuple[Array, Array]:
+    """Weighted mean and standard deviation of each column, (D,); of what is not missing, deviation 0 if constant."""
+    share_N = weight_N / weight_N.sum()
+    mean_D, deviation_D = _sparse_moments(raw, share_N) if sparse.issparse(raw) else _dense_moments(raw, share_N)
+    return mean_D, np.where(deviation_D > CONSTANT * np.abs(mean_D), deviation_D, 0.0)
+
+
+def _dense_moments(raw: Array, share_N: Array) -> tuple[Array, Array]:
+    features = raw.shape[1]
+    columns = Columns(raw, np.zeros(features), np.ones(features))
+    present_D, sum_D, bound_D = np.zeros(features), np.zeros(features), np.zeros(features)
+    for block, x_BD in columns.blocks():
+        present_D += share_N[block] @ ~np.isnan(raw[block])
+        sum_D += share_N[block] @ x_BD
+        bound_D = np.maximum(bound_D, np.abs(x_BD).max(axis=0, initial=0.0))
+    mean_D = sum_D / np.where(present_D > 0, present_D, 1.0)
+    bound_D = np.where(bound_D > 0, bound_D, 1.0)  # squares of huge numbers would overflow
+    squares_D = np.zeros(features)
+    for block, z_BD in Columns(raw, mean_D, bound_D).blocks():
+        squares_D += share_N[block] @ z_BD**2
+    return mean_D, bound_D * np.sqrt(squares_D)
+
+
+def _sparse_moments(raw: Any, share_N: Array) -> tuple[Array, Array]:
+    mean_D = share_N @ raw
+    stored = sparse.csr_matrix((np.ones(raw.nnz), raw.indices, raw.indptr), shape=raw.shape)
+    bound_D = np.asarray(abs(raw).max(axis=0).todense()).ravel().astype(np.float64)
+    bound_D = np.where(bound_D > 0, bound_D, 1.0)
+    squares = stored.copy()
+    squares.data = ((raw.data - mean_D[raw.indices]) / bound_D[raw.indices]) ** 2
+    absent_D = np.maximum(1 - share_N @ stored, 0.0)
+    return mean_D, bound_D * np.sqrt(share_N @ squares + absent_D * (mean_D / bound_D) ** 2)

@@ -1,0 +1,85 @@
+"""The second derivatives of a multinomial log-likelihood, as one matrix for each pair of classes.
+
+With C_ab = sum_n w_n p_na p_nb z_n z_n^T, the block of classes a and b is C_ab, and that of a with itself
+-sum_{b != a} C_ab: the Laplacian of a graph. So only pairs a < b are summed, and nothing cancels where
+p is near 0 or 1.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.linalg import cho_factor, cho_solve
+
+from sparsemix.classic.parts import Array
+
+FEW_PAIRS = 6
+"""Up to so many pairs of classes, a product of matrices for each is faster than one of all pairs of columns."""
+BLOCK = 1 << 17
+
+
+def rows_in_block(classes: int, features: int) -> int:
+    """Rows whose products of columns stay in the cache of a core."""
+    many = classes * (classes - 1) // 2 > FEW_PAIRS
+    return int(np.clip(BLOCK // (features * (features + 1) // 2 if many else features), 128, 1024))
+
+
+class PairSums:
+    """Sums C_ab of a pass over blocks of rows."""
+
+    def __init__(self, classes: int, features: int) -> None:
+        self.first_P, self.second_P = np.triu_indices(classes, 1)
+        self.left_Q, self.right_Q = np.triu_indices(features)
+        self.classes, self.features = classes, features
+        pairs = len(self.first_P)
+        self.sums = np.zeros((pairs, features, features) if pairs <= FEW_PAIRS else (pairs, len(self.left_Q)))
+
+    def add(self, weight_B: Array, p_KB: Array, z_DB: Array) -> None:
+        """Add the sums of some rows."""
+        weight_PB = p_KB[self.first_P] * p_KB[self.second_P] * weight_B
+        if self.sums.ndim == 3:
+            for pair, weight_B in enumerate(weight_PB):
+                self.sums[pair] += (z_DB * weight_B) @ z_DB.T
+        else:
+            products_QB = z_DB[self.left_Q]
+            products_QB *= z_DB[self.right_Q]
+            self.sums += weight_PB @ products_QB.T
+
+    def result(self) -> Array:
+        """C, (K, K, D, D), 0 for a = b."""
+        pair_PDD = self.sums
+        if self.sums.ndim == 2:
+            pair_PDD = np.empty((len(self.sums), self.features, self.features))
+            pair_PDD[:, self.left_Q, self.right_Q] = self.sums
+            pair_PDD[:, self.right_Q, self.left_Q] = self.sums
+        out = np.zeros((self.classes, self.classes, self.features, self.features))
+        out[self.first_P, self.second_P] = out[self.second_P, self.first_P] = pair_PDD
+        return out
+
+
+def solved(pair_KKDD: Array, ridge_D: Array, gradient_KD: Array) -> Array:
+    """The step (K, D), summing to 0 over classes, to the maximum of the quadratic model of likelihood and ridge.
+
+    Adding the same to all classes changes nothing, so the last class is held; what rounding may take from the matrix
+    is put back on its diagonal, so that directions without information get a step all the same, a finite one.
+    """
+    classes, free, features = len(pair_KKDD), len(pair_KKDD) - 1, gradient_KD.shape[1]
+    hessian = -pair_KKDD[:free, :free].transpose(0, 2, 1, 3)
+    for a in range(free):
+        hessian[a, :, a] = pair_KKDD[a].sum(axis=0)
+    matrix = hessian.reshape(free * features, -1)
+    matrix += np.kron(np.eye(free) - 1 / classes, np.diag(ridge_D))
+    lost = np.finfo(float).eps * len(matrix) * np.trace(matrix) + np.finfo(float).tiny
+    matrix[np.diag_indices(len(matrix))] += lost
+    step = cho_solve(cho_factor(matrix, lower=True), gradient_KD[:free].ravel())
+    return centred(np.vstack([step.reshape(free, features), np.zeros(features)]))
+
+
+def quadratic(pair_KKDD: Array, step_KD: Array) -> float:
+    """step' H step = sum over a < b of (step_a - step_b)' C_ab (step_a - step_b)."""
+    difference_KKD = step_KD[:, None] - step_KD
+    return 0.5 * float(np.einsum("abi,abij,abj->", difference_KKD, pair_KKDD, difference_KKD))
+
+
+def centred(value_KD: Array) -> Array:
+    """Less the mean over classes, which a softmax does not see."""
+    return value_KD - value_KD.mean(axis=0)

@@ -1,0 +1,32 @@
+"""How the gate's probabilities go with one column."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from sparsemix.classic.display.grid import Grid
+from sparsemix.classic.display.style import darker, expert_colours, label, lighter, quiet
+from sparsemix.classic.parts import Array
+
+
+class Bands(NamedTuple):
+    """A band for each expert, as high as its probability; together they fill the height."""
+
+    grid: Grid
+    gate_GE: Array
+
+    def draw(self, ax: Any) -> None:
+        colour_E3 = expert_colours(self.gate_GE.shape[1])
+        x_G = self.grid.values[0]
+        top_GE = self.gate_GE.cumsum(axis=1)
+        for expert, colour in enumerate(colour_E3):
+            bottom_G = top_GE[:, expert] - self.gate_GE[:, expert]
+            ax.fill_between(x_G, bottom_G, top_GE[:, expert], color=lighter(colour, 0.35), linewidth=0)
+            ax.plot(x_G, top_GE[:, expert], color="white", linewidth=1.2, clip_on=True)
+            inner = slice(len(x_G) // 12, -(len(x_G) // 12) or None)
+            widest = inner.start + int(self.gate_GE[inner, expert].argmax())
+            height = self.gate_GE[widest, expert]
+            if height > 0.12:
+                label(ax, x_G[widest], bottom_G[widest] + height / 2, f"expert {expert}", darker(colour))
+        ax.set(xlabel=self.grid.names[0], ylabel="p(expert | x)", xlim=(x_G[0], x_G[-1]), ylim=(0, 1))
+        quiet(ax)
