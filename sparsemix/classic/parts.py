@@ -92,6 +92,10 @@ class Experts(Part):
     def log_density(self, X: Any, y: Array) -> Array:
         """log p(y_n | x_n, e), (N, E)."""
 
+    def training_log_density(self, table: Table) -> Array:
+        """`log_density` of the rows that `updated` has just seen, for the E step; held out where experts do so."""
+        return self.log_density(table.X, table.y)
+
     @abstractmethod
     def output(self, X: Any) -> Array:
         """What each expert says, (N, E, M): means for regression, probabilities of classes for classification."""
