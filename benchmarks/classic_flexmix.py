@@ -12,7 +12,8 @@ import numpy as np
 from classic_r import flexmix_version, run_r
 from harness import claim, spread
 from numpy.typing import NDArray
-from scipy.special import log_softmax, logsumexp
+from scipy.special import expit, log_softmax, logsumexp
+from scipy.stats import norm
 
 from sparsemix.checks import check
 from sparsemix.classic import (
@@ -102,19 +103,25 @@ def read_fits(path: Path) -> dict[int, list[Numbers]]:
 
 
 def of_size(case: Case, X: Array, y: Array, components: int, theirs: list[Numbers], starts: int) -> dict[str, Any]:
-    """Log-likelihood and BIC of both with one number of components."""
+    """Log-likelihood and BIC of both with one number of components, by one formula."""
     model = our_model(case, components, starts).fit(X, y)
     mixture, parts = theirs[0], theirs[1:]
-    same = log_likelihood_of_theirs(case, model, X, y, parts)
-    off = abs(same / mixture["log_likelihood"] - 1)
-    check(off <= AGREE, case.name, f"flexmix's parameters must have its likelihood, within {AGREE}, here too", off)
+    ours = float(model.score_samples(X, y).sum())
+    must_be_same(case.name, log_likelihood(case, y, *read_ours(case, model, X)), ours)
+    must_be_same(case.name, log_likelihood(case, y, *read_theirs(case, parts, X)), mixture["log_likelihood"])
     return {
         "components": components,
-        "our_log_likelihood": float(model.score_samples(X, y).sum()),
+        "our_log_likelihood": ours,
         "their_log_likelihood": mixture["log_likelihood"],
         "our_bic": float(model.bic(X, y)),
         "their_bic": mixture["bic"],
     }
+
+
+def must_be_same(name: str, formula: float, stated: float) -> None:
+    """The likelihood that a library states must be that of its parameters in the formula."""
+    off = abs(formula / stated - 1)
+    check(off <= AGREE, name, f"log-likelihoods must agree within {AGREE} to be compared", f"a difference of {off}")
 
 
 def our_model(case: Case, components: int, starts: int) -> MoERegressor | MoEClassifier:
@@ -132,39 +139,32 @@ def our_model(case: Case, components: int, starts: int) -> MoERegressor | MoECla
     return MoERegressor(LinearExperts(alpha=0.0), **options)
 
 
-def log_likelihood_of_theirs(
-    case: Case, model: MoERegressor | MoEClassifier, X: Array, y: Array, parts: list[Numbers]
-) -> float:
-    """Of flexmix's parameters in the density of our experts."""
-    experts = model.experts_.only(np.arange(len(parts)))
-    put = put_logistic if case.binary else put_linear
-    put(experts, [named(part, "center" if case.targets > 1 else "coef") for part in parts], parts)
-    y = y.astype(int) if case.binary else y.reshape(len(y), -1)
-    return float(logsumexp(log_gate(parts, X) + experts.log_density(X, y), axis=1).sum())
+def log_likelihood(case: Case, y: Array, log_gate_NE: Array, out_NEM: Array, variance_NEM: Array | None) -> float:
+    """sum_n log sum_e p(e | x_n) p(y_n | x_n, e), experts normal with diagonal covariance or Bernoulli."""
+    if variance_NEM is None:
+        log_density_NE = np.log(np.where(y[:, None] == 1, out_NEM[:, :, 0], 1 - out_NEM[:, :, 0]))
+    else:
+        y_NM = y.reshape(len(y), -1)
+        log_density_NE = norm.logpdf(y_NM[:, None], out_NEM, np.sqrt(variance_NEM)).sum(axis=2)
+    return float(logsumexp(log_gate_NE + log_density_NE, axis=1).sum())
 
 
-def named(part: Mapping[str, float], start: str) -> Array:
-    """The numbers whose names begin so."""
-    return np.array([value for name, value in part.items() if name.startswith(start)])
+def read_ours(case: Case, model: MoERegressor | MoEClassifier, X: Array) -> tuple[Array, Array, Array | None]:
+    """Log-probabilities of the gate; means and variances of normal experts, or probabilities of the second class."""
+    log_gate_NE, out_NEM = np.log(model.gate(X)), model.experts_.output(X)
+    return (log_gate_NE, out_NEM[:, :, 1:], None) if case.binary else (log_gate_NE, out_NEM, model.experts_.variance(X))
 
 
-def put_linear(experts: LinearExperts, coefs: list[Array], parts: list[Numbers]) -> None:
-    """Coefficients, the intercept first, or the centres of targets without columns; and variances."""
-    for expert, (coef, part) in enumerate(zip(coefs, parts, strict=True)):
-        centres = "center.y1" in part
-        experts.coef_EMD_[expert] = 0.0 if centres else coef[1:]
-        experts.intercept_EM_[expert] = coef if centres else coef[0]
-        experts.variance_EM_[expert] = named(part, "cov")[[0, 3]] if centres else part["sigma"] ** 2
-
-
-def put_logistic(experts: LogisticExperts, coefs: list[Array], parts: list[Numbers]) -> None:
-    """Coefficients of the second class against the first, the intercept first, for standardised columns."""
-    for expert, coef in enumerate(coefs):
-        scaled_D = coef[1:] * experts.scale_D_
-        intercept = coef[0] + coef[1:] @ experts.mean_D_
-        experts.logits_E_[expert] = experts.logits_E_[expert]._replace(
-            coef_KD=np.stack([0 * scaled_D, scaled_D]), intercept_K=np.array([0.0, intercept])
-        )
+def read_theirs(case: Case, parts: list[Numbers], X: Array) -> tuple[Array, Array, Array | None]:
+    """The same of flexmix; the intercept is the first of its coefficients."""
+    if case.targets > 1:
+        out_NEM = np.stack([named(part, "center") for part in parts])[None]
+        return log_gate(parts, X), out_NEM, np.stack([named(part, "cov")[:: case.targets + 1] for part in parts])[None]
+    coef_EF = np.stack([named(part, "coef") for part in parts])
+    out_NEM = (coef_EF[:, 0] + X @ coef_EF[:, 1:].T)[:, :, None]
+    if case.binary:
+        return log_gate(parts, X), expit(out_NEM), None
+    return log_gate(parts, X), out_NEM, np.array([part["sigma"] ** 2 for part in parts])[None, :, None]
 
 
 def log_gate(parts: list[Numbers], X: Array) -> Array:
@@ -173,3 +173,8 @@ def log_gate(parts: list[Numbers], X: Array) -> Array:
         return np.log([part["prior"] for part in parts])[None]
     weights_EF = np.stack([named(part, "gate") for part in parts])
     return log_softmax(weights_EF[:, 0] + X @ weights_EF[:, 1:].T, axis=1)
+
+
+def named(part: Mapping[str, float], start: str) -> Array:
+    """The numbers whose names begin so."""
+    return np.array([value for name, value in part.items() if name.startswith(start)])
