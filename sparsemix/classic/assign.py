@@ -2,34 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
-from scipy.special import logsumexp, softmax
 
 from sparsemix.classic.parts import Array
+
+
+class Assigned(NamedTuple):
+    """What an E step says."""
+
+    evidence_N: Array
+    """What EM raises for each row."""
+    responsibility_NE: Array
+    """The share of each expert in each row; rows sum to one."""
 
 
 class Assign(Protocol):
     """One variant of EM."""
 
-    def evidence(self, log_joint_NE: Array) -> Array:
-        """What EM raises for each row, (N,)."""
+    @property
+    def settles(self) -> bool:
+        """Whether the same densities always give the same responsibilities, so that EM comes to rest."""
         ...
 
-    def responsibilities(self, log_joint_NE: Array) -> Array:
-        """The share of each expert in each row, (N, E); rows sum to one."""
+    def __call__(self, log_joint_NE: Array) -> Assigned:
+        """Evidence and responsibilities from log p(y, e | x)."""
         ...
 
 
 class Soft:
     """EM: h_e = p(e | x, y). Raises the log-likelihood."""
 
-    def evidence(self, log_joint_NE: Array) -> Array:
-        return logsumexp(log_joint_NE, axis=1)
+    settles = True
 
-    def responsibilities(self, log_joint_NE: Array) -> Array:
-        return softmax(log_joint_NE, axis=1)
+    def __call__(self, log_joint_NE: Array) -> Assigned:
+        best_N = log_joint_NE.max(axis=1)
+        share_NE = np.exp(log_joint_NE - best_N[:, None])
+        total_N = share_NE.sum(axis=1)
+        share_NE /= total_N[:, None]
+        return Assigned(best_N + np.log(total_N), share_NE)
 
 
 class Hard:
@@ -38,11 +50,10 @@ class Hard:
     Source: Celeux & Govaert, "A classification EM algorithm for clustering and two stochastic versions" (1992).
     """
 
-    def evidence(self, log_joint_NE: Array) -> Array:
-        return log_joint_NE.max(axis=1)
+    settles = True
 
-    def responsibilities(self, log_joint_NE: Array) -> Array:
-        return np.eye(log_joint_NE.shape[1])[log_joint_NE.argmax(axis=1)]
+    def __call__(self, log_joint_NE: Array) -> Assigned:
+        return Assigned(log_joint_NE.max(axis=1), _only(log_joint_NE.argmax(axis=1), log_joint_NE.shape[1]))
 
 
 class Stochastic:
@@ -51,12 +62,15 @@ class Stochastic:
     Source: Celeux & Diebolt, "The SEM algorithm" (1985).
     """
 
+    settles = False
+
     def __init__(self, random: np.random.RandomState) -> None:
         self.random = random
 
-    def evidence(self, log_joint_NE: Array) -> Array:
-        return logsumexp(log_joint_NE, axis=1)
+    def __call__(self, log_joint_NE: Array) -> Assigned:
+        drawn_N = (log_joint_NE + self.random.gumbel(size=log_joint_NE.shape)).argmax(axis=1)
+        return Assigned(Soft()(log_joint_NE).evidence_N, _only(drawn_N, log_joint_NE.shape[1]))
 
-    def responsibilities(self, log_joint_NE: Array) -> Array:
-        gumbel_NE = self.random.gumbel(size=log_joint_NE.shape)
-        return np.eye(log_joint_NE.shape[1])[(log_joint_NE + gumbel_NE).argmax(axis=1)]
+
+def _only(expert_N: Array, n_experts: int) -> Array:
+    return np.eye(n_experts)[expert_N]

@@ -14,14 +14,13 @@ from sparsemix.checks import check
 from sparsemix.classic.assign import Assign, Hard, Soft, Stochastic
 from sparsemix.classic.em import Run, Stopping
 from sparsemix.classic.fitted import FittedMoE
-from sparsemix.classic.fitting import Plan, fit_from
-from sparsemix.classic.multinomial import normalised
+from sparsemix.classic.fitting import Plan, resume
 from sparsemix.classic.parameters import as_gate, check_among, check_tolerance, check_whole
 from sparsemix.classic.parts import Array, Experts, Gate, Table
 from sparsemix.classic.pooling import check_pooling
 from sparsemix.classic.reading import Accepts, check_enough, read_both, read_weights
 from sparsemix.classic.stacking import Stack, fit_stack
-from sparsemix.classic.starts import STARTS, random
+from sparsemix.classic.starts import STARTS, starting
 
 VARIANTS = ("soft", "hard", "stochastic")
 
@@ -110,8 +109,7 @@ class BaseMoE(FittedMoE):
         least, most = self._numbers()
         remedy = "fit with warm_start=False"
         check(least <= self.n_experts_ <= most, "n_experts", f"must stay {self.n_experts_} to go on", f"{most}", remedy)
-        responsibility_NE = np.exp(normalised(self.mixture_.log_joint(table.X, table.y)))
-        self._keep(fit_from(plan, self.mixture_, table, responsibility_NE), table)
+        self._keep(resume(plan, self.mixture_, table), table)
 
     def _check_parameters(self) -> None:
         check_among("em", self.em, VARIANTS)
@@ -125,9 +123,9 @@ class BaseMoE(FittedMoE):
         return Plan(
             self._as_experts(random_state),
             self._as_gate(),
-            (STARTS[self.start],) + (random,) * (self.n_init - 1),
+            starting(self.start, self.n_init),
             self._assign(random_state),
-            Stopping(self.max_iter, self.tol, patience=1),
+            Stopping(self.max_iter, self.tol),
             self._report if self.verbose else lambda iteration, objective: None,
         )
 

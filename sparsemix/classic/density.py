@@ -73,7 +73,7 @@ class NormalMixture:
         """log p(y), (N,); y is (N,) or (N, M), or one that can be broadcast to it."""
         squares = (self._targets(y) - self.mean_NEM) ** 2 / self.variance_NEM
         log_density_NE = -0.5 * (squares + np.log(2 * np.pi * self.variance_NEM)).sum(axis=-1)
-        return logsumexp(log_density_NE, axis=-1, b=self.weight_NE)
+        return np.asarray(logsumexp(log_density_NE, axis=-1, b=self.weight_NE))
 
     def pdf(self, y: Any) -> Array:
         """p(y), (N,)."""

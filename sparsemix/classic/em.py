@@ -1,46 +1,17 @@
-"""The EM loop, in log space: M step, E step, until the objective rises no more."""
+"""EM from given responsibilities until its limit, or as far as inexact steps lead."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import NamedTuple
 
-import numpy as np
+from sparsemix.classic.ascent import climb, wander
+from sparsemix.classic.assign import Assign, Soft
+from sparsemix.classic.mixture import Mixture, State, e_step, iteration
+from sparsemix.classic.parts import Array, Table
 
-from sparsemix.classic.assign import Assign
-from sparsemix.classic.parts import Array, Experts, Gate, Table
-
-
-class Mixture(NamedTuple):
-    """Experts and the gate that mixes them: p(y | x) = sum_e p(e | x) p(y | x, e)."""
-
-    experts: Experts
-    gate: Gate
-
-    def log_joint(self, X, y: Array) -> Array:
-        """log p(y, e | x), (N, E), up to what a gate that models x adds to a row."""
-        return self.gate.log_scores(X) + self.experts.log_density(X, y)
-
-    @property
-    def penalty(self) -> float:
-        """What the objective of EM subtracts from the log-likelihood, in nats."""
-        return self.experts.penalty + self.gate.penalty
-
-    @property
-    def exact(self) -> bool:
-        """Whether an iteration of EM with soft or hard responsibilities never lowers the objective."""
-        return self.experts.exact and self.gate.exact
-
-    def updated(self, table: Table, responsibility_NE: Array) -> Mixture:
-        """The M step of both parts."""
-        return Mixture(
-            self.experts.updated(table, table.weight_N[:, None] * responsibility_NE),
-            self.gate.updated(table, responsibility_NE),
-        )
-
-    def only(self, keep_E: Array) -> Mixture:
-        """The mixture of some of the experts."""
-        return Mixture(self.experts.only(keep_E), self.gate.only(keep_E))
+Observe = Callable[[int, float], None]
 
 
 class Run(NamedTuple):
@@ -48,12 +19,14 @@ class Run(NamedTuple):
 
     mixture: Mixture
     path: tuple[float, ...]
-    """The objective after each iteration: (penalised) log-likelihood of all rows, in nats."""
+    """The objective after each iteration kept: (penalised) log-likelihood of all rows, in nats."""
     best: int
     """The iteration, from 0, of `mixture`: the last one, unless M steps are inexact or responsibilities drawn."""
     converged: bool
     responsibility_NE: Array
-    """Of the last iteration kept."""
+    """Of `mixture`."""
+    revivals: tuple[int, ...] = ()
+    """The iterations, from 0, that were the first after an expert without rows had been given some."""
 
     @property
     def objective(self) -> float:
@@ -66,9 +39,9 @@ class Stopping(NamedTuple):
 
     max_iter: int
     tol: float
-    """Least gain, in nats a unit of sample weight, that counts as progress."""
-    patience: int
-    """Iterations in a row without progress that end it."""
+    """EM has converged when the objective is estimated to be within this of its limit, in nats a unit of weight."""
+    patience: int = 3
+    """Of inexact or stochastic EM, which has no limit: iterations in a row that gain less than `tol` and end it."""
 
 
 def run_em(
@@ -77,31 +50,64 @@ def run_em(
     responsibility_NE: Array,
     assign: Assign,
     stopping: Stopping,
-    observe: Callable[[int, float], None] = lambda iteration, objective: None,
+    observe: Observe = lambda iteration, objective: None,
 ) -> Run:
     """Raise sum_n w_n log sum_e p(e | x_n) p(y_n | x_n, e) - penalties from the responsibilities given.
+
+    With exact M steps the objective never falls. With inexact ones the best iteration is kept; after stochastic
+    iterations, which explore, soft ones go on from the best.
 
     Args:
         mixture: started parts.
         responsibility_NE: where to start, rows sum to one.
         assign: how responsibilities follow from the E step: soft, hard or drawn.
-        observe: called after each iteration with its number, from 1, and the objective.
+        observe: called after each iteration kept with its number, from 1, and the objective.
 
     Source: Jordan & Jacobs, "Hierarchical mixtures of experts and the EM algorithm" (1994); Dempster et al. (1977).
     """
-    least_gain = stopping.tol * table.weight_N.sum()
-    path: list[float] = []
-    best, kept, without = -1, (mixture, responsibility_NE), 0
-    for iteration in range(stopping.max_iter):
-        mixture = mixture.updated(table, responsibility_NE)
-        log_joint_NE = mixture.log_joint(table.X, table.y)
-        path.append(float(table.weight_N @ assign.evidence(log_joint_NE)) - mixture.penalty)
-        responsibility_NE = assign.responsibilities(log_joint_NE)
-        observe(iteration + 1, path[-1])
-        gain = np.inf if best < 0 else path[-1] - path[best]
-        if gain >= 0:
-            best, kept = iteration, (mixture, responsibility_NE)
-        without = 0 if gain > least_gain else without + 1
-        if without >= stopping.patience:
-            break
-    return Run(kept[0], tuple(path), best, without >= stopping.patience, kept[1])
+    first = iteration(mixture, table, responsibility_NE, assign)
+    run = _followed(first, table, assign, stopping, observe)
+    if assign.settles or len(run.path) == stopping.max_iter:
+        return run
+    left = stopping._replace(max_iter=stopping.max_iter - len(run.path))
+    seen = len(run.path)
+    restarted = e_step(run.mixture, table, Soft())
+    soft = _followed(
+        iteration(run.mixture, table, restarted.responsibility_NE, Soft()),
+        table,
+        Soft(),
+        left,
+        lambda number, objective: observe(seen + number, objective),
+    )
+    return appended(run, soft)
+
+
+def appended(run: Run, further: Run) -> Run:
+    """One run of two: the better mixture, the iterations of both."""
+    path = run.path + further.path
+    if further.objective >= run.objective:
+        return further._replace(path=path, best=len(run.path) + further.best)
+    return run._replace(path=path, converged=further.converged)
+
+
+def _followed(first: State, table: Table, assign: Assign, stopping: Stopping, observe: Observe) -> Run:
+    enough = stopping.tol * float(table.weight_N.sum())
+    if first.mixture.exact and assign.settles:
+        states = climb(first, table, assign, enough)
+    else:
+        states = wander(first, table, assign, enough, stopping.patience)
+    return _collected(first, states, stopping.max_iter, observe)
+
+
+def _collected(first: State, states: Iterable[State], max_iter: int, observe: Observe) -> Run:
+    """At most `max_iter` iterations; they converged if they ended of themselves."""
+    best, at, path = first, 0, [first.objective]
+    observe(1, first.objective)
+    states = iter(states)
+    for state in islice(states, max_iter - 1):
+        path.append(state.objective)
+        observe(len(path), state.objective)
+        if state.objective >= best.objective:
+            best, at = state, len(path) - 1
+    converged = len(path) < max_iter
+    return Run(best.mixture, tuple(path), at, converged, best.responsibility_NE)

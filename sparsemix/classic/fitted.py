@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from sparsemix.checks import check
 from sparsemix.classic.blocks import in_blocks
-from sparsemix.classic.em import Mixture
+from sparsemix.classic.mixture import Mixture
 from sparsemix.classic.multinomial import normalised
 from sparsemix.classic.parts import Array, Experts, Gate
 from sparsemix.classic.pooling import Pooling, check_pooling, pooled

@@ -29,7 +29,7 @@ class FlatMoE(BaseMoE):
         cv: Any = 5,
         gating: Any = None,
         em: str = "soft",
-        start: str = "principal",
+        start: str = "splits",
         n_init: int = 1,
         max_iter: int = 200,
         tol: float = 1e-6,

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Self
 from sklearn.utils import check_random_state
 
 from sparsemix.classic.base import BaseMoE
-from sparsemix.classic.em import Mixture
+from sparsemix.classic.mixture import Mixture
 
 EXPONENT = 0.7
 """Of the step sizes; between 0.5 and 1, where they add up to infinity and their squares do not."""
@@ -63,7 +63,7 @@ class OnlineMoE(BaseMoE):
         experts, gate = self.mixture_
         table = self._read_table(*self._read_pair(X, y), sample_weight)
         assign = self._assign(check_random_state(self.random_state))
-        responsibility_NE = assign.responsibilities(self.mixture_.log_joint(table.X, table.y))
+        _, responsibility_NE = assign(self.mixture_.log_joint(table.X, table.y))
         keep, self.seen_weight_, self.held_weight_ = step(table.weight_N.sum(), self.seen_weight_, self.held_weight_)
         weight_NE = table.weight_N[:, None] * responsibility_NE
         self.experts_ = experts.partially_updated(table, weight_NE, keep)

@@ -12,11 +12,12 @@ from sklearn.utils import _safe_indexing
 from sparsemix.checks import check
 from sparsemix.classic.blocks import in_blocks
 from sparsemix.classic.density import NormalMixture
-from sparsemix.classic.em import Mixture
+from sparsemix.classic.mixture import Mixture
 from sparsemix.classic.multinomial import normalised
 from sparsemix.classic.parts import Array
 from sparsemix.classic.stacking import Stack
 
+NAMES = ("soft", "hard", "stacking")
 Pooling = str | int | Stack
 """
 "soft": sum_e p(e | x) out_e(x); "hard": the gate's first expert alone; k: its first k, their probabilities made to sum
@@ -28,7 +29,7 @@ def check_pooling(pooling: Any, n_experts: int) -> None:
     """Raise `ValueError` unless `pooling` is "soft", "hard", "stacking" or a number of experts that there are."""
     whole = isinstance(pooling, Integral) and not isinstance(pooling, bool)
     check(
-        pooling in {"soft", "hard", "stacking"} if isinstance(pooling, str) else whole and 1 <= pooling <= n_experts,
+        1 <= int(pooling) <= n_experts if whole else isinstance(pooling, str) and pooling in NAMES,
         "pooling",
         f"must be 'soft', 'hard', 'stacking' or how many experts to ask, 1..{n_experts}",
         repr(pooling),

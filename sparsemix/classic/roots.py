@@ -25,10 +25,8 @@ def rising_roots(function: Callable[[Array], Array], low: Array, high: Array, to
         without using derivatives" (1997).
     """
     new, old = low, high
-    at_new, at_old = (
-        np.minimum(function(new), -np.finfo(float).tiny),
-        function(old),
-    )  # a root at `low` has two sides too
+    at_old = function(old)
+    at_new = np.minimum(function(new), -np.finfo(float).tiny)  # so that signs say the side even of a root at `low`
     share = np.full(np.broadcast(low, high).shape, 0.5)
     bisections = np.log2(np.maximum((high - low) / tolerance, 1))
     for step in range(PATIENCE + 2 + int(bisections.max(initial=0))):
@@ -50,7 +48,7 @@ def rising_roots(function: Callable[[Array], Array], low: Array, high: Array, to
 
 
 def interpolated(new: Array, old: Array, older: Array, at_new: Array, at_old: Array, at_older: Array) -> Array:
-    """How far from `new` to `old` the inverse parabola through the three crosses zero; half way where it is no guide."""
+    """How far from `new` to `old` the inverse parabola through the three is zero; half way where it is no guide."""
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         place = (new - old) / (older - old)
         height = (at_new - at_old) / (at_older - at_old)

@@ -14,8 +14,9 @@ from scipy.special import logsumexp
 from sklearn.model_selection import check_cv
 
 from sparsemix.checks import check
-from sparsemix.classic.em import Mixture, Run
-from sparsemix.classic.fitting import Plan, fit_from, fit_mixture
+from sparsemix.classic.em import Run
+from sparsemix.classic.fitting import Plan, fit_mixture, resume
+from sparsemix.classic.mixture import Mixture
 from sparsemix.classic.multinomial import normalised
 from sparsemix.classic.parts import Array, Table
 
@@ -111,7 +112,7 @@ def by_pruning(plan: Plan, table: Table, numbers: Sequence[int], random: np.rand
     best, bic = run, [bic_of(run.mixture, table)]
     for _ in numbers[1:]:
         smaller = without_least(run.mixture, table)
-        run = fit_from(plan, smaller, table, plan.assign.responsibilities(smaller.log_joint(table.X, table.y)))
+        run = resume(plan, smaller, table)
         bic.append(bic_of(run.mixture, table))
         best = run if bic[-1] <= min(bic) else best
     return Choice(best, {"n_experts": np.array(numbers), "bic": np.array(bic[::-1])})

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from sparsemix.classic.display.grid import Grid
-from sparsemix.classic.display.style import darker, expert_colours, label, lighter, quiet
+from sparsemix.classic.display.grid import Grid, stretches
+from sparsemix.classic.display.style import darker, expert_colours, label, lighter, note_others, quiet
 from sparsemix.classic.parts import Array
 
 
@@ -23,10 +23,18 @@ class Bands(NamedTuple):
             bottom_G = top_GE[:, expert] - self.gate_GE[:, expert]
             ax.fill_between(x_G, bottom_G, top_GE[:, expert], color=lighter(colour, 0.35), linewidth=0)
             ax.plot(x_G, top_GE[:, expert], color="white", linewidth=1.2, clip_on=True)
-            inner = slice(len(x_G) // 12, -(len(x_G) // 12) or None)
-            widest = inner.start + int(self.gate_GE[inner, expert].argmax())
-            height = self.gate_GE[widest, expert]
+            middle = plateau(self.gate_GE[:, expert])
+            height = self.gate_GE[middle, expert]
             if height > 0.12:
-                label(ax, x_G[widest], bottom_G[widest] + height / 2, f"expert {expert}", darker(colour))
+                label(ax, x_G[middle], bottom_G[middle] + height / 2, f"expert {expert}", darker(colour))
         ax.set(xlabel=self.grid.names[0], ylabel="p(expert | x)", xlim=(x_G[0], x_G[-1]), ylim=(0, 1))
+        note_others(ax, self.grid.alone)
         quiet(ax)
+
+
+def plateau(values_G: Array) -> int:
+    """The middle of the longest run of values near the greatest."""
+    high = [
+        (end - start, (start + end) // 2) for start, end, near in stretches(values_G > 0.9 * values_G.max()) if near
+    ]
+    return max(high)[1]

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sparsemix.checks import require
-from sparsemix.classic.display.grid import Grid
-from sparsemix.classic.display.style import FAINT, INK, darker, expert_colours, label, lighter, quiet
+from sparsemix.classic.display.grid import Grid, stretches
+from sparsemix.classic.display.style import FAINT, INK, darker, expert_colours, label, lighter, note_others, quiet
 from sparsemix.classic.parts import Array
 
 
@@ -29,7 +29,8 @@ class Curves(NamedTuple):
         ax.scatter(*self.point_N2.T, s=9, color=FAINT, alpha=0.45, linewidths=0, zorder=2)
         for expert, colour in enumerate(colour_E3):
             ax.add_collection(fading(x_G, self.out_GE[:, expert], self.gate_GE[:, expert], colour), autolim=True)
-        ax.plot(x_G, (self.gate_GE * self.out_GE).sum(axis=1), color=INK, linewidth=1.2, linestyle=(0, (4, 2)), zorder=5)
+        mean_G = (self.gate_GE * self.out_GE).sum(axis=1)
+        ax.plot(x_G, mean_G, color=INK, linewidth=1.2, linestyle=(0, (4, 2)), zorder=5)
         ax.set(xlabel=self.grid.names[0], ylabel=self.y_label, xlim=(x_G[0], x_G[-1]))
         said = np.concatenate([self.point_N2[:, 1], self.out_GE[self.gate_GE > 0.1]])
         ax.set_ylim(said.min() - 0.05 * np.ptp(said), said.max() + 0.15 * np.ptp(said))
@@ -39,6 +40,7 @@ class Curves(NamedTuple):
             if right - left > 0.08 * (x_G[-1] - x_G[0]):
                 place = {"transform": ax.get_xaxis_transform(), "va": "top"}
                 label(ax, (left + right) / 2, 0.97, f"expert {expert}", darker(colour_E3[expert]), **place)
+        note_others(ax, self.grid.alone)
         quiet(ax)
 
 
@@ -51,9 +53,3 @@ def fading(x_G: Array, y_G: Array, strength_G: Array, colour: Array) -> Any:
     rgba = np.column_stack([np.tile(colour, (len(middle), 1)), opacity])
     segments = np.stack([points[:-1], points[1:]], axis=1)
     return lines.LineCollection(list(segments), colors=rgba, linewidths=1 + 1.8 * middle, capstyle="butt", zorder=4)
-
-
-def stretches(owner_G: Array) -> list[tuple[int, int, int]]:
-    """Start, end and owner of each run of one owner."""
-    edges = [0, *(np.flatnonzero(np.diff(owner_G)) + 1), len(owner_G)]
-    return [(start, end, int(owner_G[start])) for start, end in zip(edges, edges[1:])]

@@ -79,7 +79,7 @@ class MoEDisplay:
         default = min(X.shape[1], 2 if response == "partition" else 1)
         chosen = tuple(range(default)) if features is None else features if isinstance(features, tuple) else (features,)
         most = 2 if response == "partition" else 1
-        check(1 <= len(chosen) <= most, "features", f"must be 1..{most} columns for a {response}", chosen)
+        check(1 <= len(chosen) <= most, "features", f"must be 1..{most} columns for the {response}", chosen)
         if response == "gate":
             grid = swept(X, chosen, grid_resolution)
             return cls(Bands(grid, estimator.gate(grid.X))).plot(ax)
@@ -107,7 +107,8 @@ def regions(estimator: Any, X: Any, y: Any, features: tuple[Feature, ...], resol
     some, target = shown(X, y)
     share_NE = estimator.gate(some) if target is None else estimator.responsibilities(some, target)
     point_N2 = np.column_stack([numbers(some, place_of(some, feature)) for feature in features])
-    return Regions(grid, estimator.gate(grid.X), point_N2, share_NE.argmax(axis=1))
+    class_N = np.asarray(target) if target is not None and is_classifier(estimator) else np.zeros(len(point_N2))
+    return Regions(grid, estimator.gate(grid.X), point_N2, share_NE.argmax(axis=1), class_N)
 
 
 def curves(estimator: Any, X: Any, y: Any, features: tuple[Feature, ...], resolution: int) -> Curves:
@@ -119,7 +120,7 @@ def curves(estimator: Any, X: Any, y: Any, features: tuple[Feature, ...], resolu
     some, target = shown(X, y)
     y_N = first_output(estimator, target) if target is not None else np.empty(0)
     point_N2 = np.column_stack([numbers(some, place_of(some, features[0]))[: len(y_N)], y_N])
-    name = f"P({estimator.classes_[-1]})" if classes else "y"
+    name = f"p(y = {estimator.classes_[-1]} | x)" if classes else str(getattr(y, "name", None) or "y")
     return Curves(grid, estimator.gate(grid.X), out_GE, name, point_N2)
 
 

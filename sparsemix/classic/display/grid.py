@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,7 +51,7 @@ def widened(column_N: Array, resolution: int) -> Array:
 def place_of(X: Any, feature: Feature) -> int:
     """Where the column is."""
     if isinstance(feature, str):
-        names = list(getattr(X, "columns", ()))
+        names = [str(name) for name in getattr(X, "columns", ())]
         check(feature in names, "features", "must name columns of X", repr(feature))
         return names.index(feature)
     check(-X.shape[1] <= feature < X.shape[1], "features", f"must be columns of X, 0..{X.shape[1] - 1}", feature)
@@ -64,8 +65,8 @@ def name_of(X: Any, place: int) -> str:
 
 def numbers(X: Any, place: int) -> Array:
     """A column of numbers."""
-    column = _safe_indexing(X, place, axis=1)
-    column_N = np.asarray(column.toarray().ravel() if sparse.issparse(column) else column)
+    column: Any = _safe_indexing(X, place, axis=1)
+    column_N = column.toarray().ravel() if sparse.issparse(column) else np.asarray(column)
     numeric = np.issubdtype(column_N.dtype, np.number)
     check(numeric, "features", "must be columns of numbers", f"{name_of(X, place)} of {column_N.dtype}")
     return column_N
@@ -111,3 +112,9 @@ def usual_row(column_N: Array) -> int:
         return int(np.argsort(column_N, kind="stable")[(len(column_N) - missing - 1) // 2])
     _, first, counts = np.unique(column_N.astype(str), return_index=True, return_counts=True)
     return int(first[counts.argmax()])
+
+
+def stretches(values_G: Array) -> list[tuple[int, int, Any]]:
+    """Start, end and value of each run of equal values."""
+    edges = [0, *(np.flatnonzero(np.diff(values_G)) + 1), len(values_G)]
+    return [(start, end, values_G[start].item()) for start, end in pairwise(edges)]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from itertools import cycle
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
 from sparsemix.classic.display.grid import Grid
-from sparsemix.classic.display.style import darker, expert_colours, label, lighter, quiet
+from sparsemix.classic.display.style import INK, darker, expert_colours, label, lighter, note_others, quiet
 from sparsemix.classic.parts import Array
+
+MARKERS = "o^sDvPX"
 
 
 class Regions(NamedTuple):
@@ -22,27 +25,45 @@ class Regions(NamedTuple):
     """Rows of the table to show."""
     owner_N: Array
     """The expert of each: by its target where there is one, otherwise by the gate."""
+    class_N: Array
+    """The class of each, each drawn with a mark of its own; all equal for regression."""
 
     def draw(self, ax: Any) -> None:
         colour_E3 = expert_colours(self.gate_GE.shape[1])
         gate_ijE = self.grid.square(self.gate_GE)
         first, second = self.grid.values
         extent = (first[0], first[-1], second[0], second[-1])
-        ax.imshow(lighter(gate_ijE @ colour_E3, 0.6), extent=extent, origin="lower", aspect="auto", interpolation="bilinear")
-        ax.scatter(*self.point_N2.T, s=14, c=colour_E3[self.owner_N], edgecolors="white", linewidths=0.4, zorder=3)
+        ground_ij3 = lighter(gate_ijE @ colour_E3, 0.6)
+        ax.imshow(ground_ij3, extent=extent, origin="lower", aspect="auto", interpolation="bilinear")
+        self._draw_points(ax, colour_E3)
         owner_ij = gate_ijE.argmax(axis=2)
         for expert in np.unique(owner_ij):
             inside_ij = owner_ij == expert
-            if inside_ij.any() and not inside_ij.all():
-                ax.contour(first, second, inside_ij, levels=[0.5], colors="white", linewidths=1.2, zorder=2)
+            if not inside_ij.all():
+                lead_ij = gate_ijE[:, :, expert] - np.delete(gate_ijE, expert, axis=2).max(axis=2)
+                ax.contour(first, second, lead_ij, levels=[0], colors="white", linewidths=1.2, zorder=2)
             row, column = deepest(inside_ij)
             label(ax, first[column], second[row], f"expert {expert}", darker(colour_E3[expert]))
         ax.set(xlabel=self.grid.names[0], ylabel=self.grid.names[1])
+        note_others(ax, self.grid.alone)
         quiet(ax)
+
+    def _draw_points(self, ax: Any, colour_E3: Array) -> None:
+        classes = np.unique(self.class_N)
+        for name, marker in zip(classes, cycle(MARKERS)):
+            of_N = self.class_N == name
+            colour_N3 = colour_E3[self.owner_N[of_N]]
+            ax.scatter(
+                *self.point_N2[of_N].T, s=16, c=colour_N3, marker=marker, edgecolors="white", linewidths=0.4, zorder=3
+            )
+            if len(classes) > 1:
+                ax.scatter([], [], s=20, color=INK, marker=marker, label=str(name))
+        if len(classes) > 1:
+            ax.legend(title="class", frameon=False, loc="upper left", bbox_to_anchor=(1, 1), labelcolor=INK)
 
 
 def deepest(inside_ij: Array) -> tuple[int, int]:
     """The place farthest from where the region ends."""
-    depth_ij = distance_transform_edt(np.pad(inside_ij, 1))[1:-1, 1:-1]
+    depth_ij = np.asarray(distance_transform_edt(np.pad(inside_ij, 1)))[1:-1, 1:-1]
     row, column = np.unravel_index(depth_ij.argmax(), depth_ij.shape)
     return int(row), int(column)

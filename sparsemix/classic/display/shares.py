@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sparsemix.classic.display.style import INK, darker, expert_colours, lighter, quiet
+from sparsemix.classic.display.style import darker, expert_colours, lighter, quiet
 from sparsemix.classic.parts import Array
 
 COLUMNS = 400
@@ -21,8 +21,8 @@ class Shares(NamedTuple):
     def draw(self, ax: Any) -> None:
         rows, n_experts = self.responsibility_NE.shape
         colour_E3 = expert_colours(n_experts)
-        share_NE = merged(own_first(self.responsibility_NE), COLUMNS)
-        edge = np.linspace(0, rows, len(share_NE) + 1)
+        edge = np.linspace(0, rows, min(rows, COLUMNS) + 1).astype(int)
+        share_NE = np.add.reduceat(own_first(self.responsibility_NE), edge[:-1]) / np.diff(edge)[:, None]
         bottom_N = np.zeros(len(share_NE))
         for expert, colour in enumerate(colour_E3):
             top_N = bottom_N + share_NE[:, expert]
@@ -34,22 +34,14 @@ class Shares(NamedTuple):
             if count:
                 ax.axvline(start + count, color="white", linewidth=1.5)
             if count >= 0.05 * rows:
-                text = f"expert {expert}\n{count / rows:.0%} of rows"
-                ax.text(start + count / 2, -0.03, text, color=darker(colour_E3[expert]), transform=place, ha="center", va="top")
+                text, ink = f"expert {expert}\n{count / rows:.0%} of rows", darker(colour_E3[expert])
+                ax.text(start + count / 2, -0.03, text, color=ink, transform=place, ha="center", va="top")
             start += count
         ax.set(xlim=(0, rows), ylim=(0, 1), xticks=[], ylabel="p(expert | x, y)")
         quiet(ax)
         ax.spines["bottom"].set_visible(False)
-        ax.yaxis.label.set_color(INK)
 
 
 def own_first(responsibility_NE: Array) -> Array:
     """Rows sorted by the expert that is most responsible, and by how much it is."""
     return responsibility_NE[np.lexsort((-responsibility_NE.max(axis=1), responsibility_NE.argmax(axis=1)))]
-
-
-def merged(values_NE: Array, count: int) -> Array:
-    """Means of neighbouring rows, so that there are `count` at most."""
-    if len(values_NE) <= count:
-        return values_NE
-    return np.stack([part.mean(axis=0) for part in np.array_split(values_NE, count)])

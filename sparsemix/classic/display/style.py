@@ -43,6 +43,12 @@ def quiet(ax: Any) -> None:
     ax.yaxis.label.set_color(INK)
 
 
+def note_others(ax: Any, alone: bool) -> None:
+    """Say where the columns stay that do not vary, where there are any."""
+    if not alone:
+        ax.set_title("other columns at their medians", loc="right", fontsize="small", color=FAINT)
+
+
 def label(ax: Any, x: float, y: float, text: str, colour: Any, **kwargs: Any) -> None:
     """Text that can be read on any ground."""
     effects = require("matplotlib.patheffects", "for pictures")

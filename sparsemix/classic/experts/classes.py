@@ -6,11 +6,10 @@ from copy import deepcopy
 from typing import Any, NamedTuple
 
 import numpy as np
-from sklearn.base import clone
 from sklearn.dummy import DummyClassifier
 
 from sparsemix.classic.experts.counting import count_parameters
-from sparsemix.classic.experts.weighting import fit_weighted, partial_fit_weighted
+from sparsemix.classic.experts.weighting import fit_weighted, fresh, partial_fit_weighted
 from sparsemix.classic.parts import Array, Table
 
 LEAST_PROBABILITY = 1e-6
@@ -47,7 +46,7 @@ class ClassExpert(NamedTuple):
     def taught(self, table: Table, weight_N: Array, keep: float) -> ClassExpert:
         """The classifier taught some rows by `partial_fit`; anew where it does not know all classes yet."""
         knows_all = len(self.classifier.classes_) == self.num_classes
-        classifier = deepcopy(self.classifier) if knows_all else clone(self.template)
+        classifier = deepcopy(self.classifier) if knows_all else fresh(self.template)
         classes = np.arange(self.num_classes)
         partial_fit_weighted(classifier, table.X, table.y, weight_N, self.seed, classes=classes)
         return self._replace(classifier=classifier)

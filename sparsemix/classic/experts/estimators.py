@@ -8,7 +8,6 @@ from copy import copy
 from typing import Any, Self
 
 import numpy as np
-from sklearn.base import is_classifier, is_regressor
 from sklearn.exceptions import FitFailedWarning
 from sklearn.utils import Tags, check_random_state, get_tags
 from sklearn.utils.parallel import Parallel, delayed
@@ -18,6 +17,7 @@ from sparsemix.classic.experts.classes import ClassExpert
 from sparsemix.classic.experts.holding_out import NEGLIGIBLE, Expert, fitted, refitted
 from sparsemix.classic.experts.moments import Scale
 from sparsemix.classic.experts.normal import NormalExpert
+from sparsemix.classic.experts.requirements import check_kind, estimators_of
 from sparsemix.classic.experts.weighting import LARGEST_SEED, seeded
 from sparsemix.classic.parts import Array, Experts, Table
 
@@ -79,7 +79,7 @@ class EstimatorExperts(Experts):
 
     @property
     def _estimators(self) -> Sequence[Any]:
-        return self.estimator if isinstance(self.estimator, list | tuple) else [self.estimator]
+        return estimators_of(self.estimator)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -90,7 +90,7 @@ class EstimatorExperts(Experts):
         return tags
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in super().__getstate__().items() if name != "held_out_NE_"}
+        return {name: value for name, value in vars(self).items() if name != "held_out_NE_"}
 
     @property
     def takes_frames(self) -> bool:
@@ -141,13 +141,7 @@ class EstimatorExperts(Experts):
         check(folds is None or folds >= 2, "cross_fit", "must be None or at least 2", folds)
         check(self.variance_floor > 0, "variance_floor", "must be positive", self.variance_floor)
         for estimator in self._estimators:
-            name = type(estimator).__name__
-            if table.num_classes is None:
-                check(is_regressor(estimator), "expert", "must be a regressor", name)
-                continue
-            check(is_classifier(estimator), "expert", "must be a classifier", name)
-            remedy = f"wrap it: CalibratedClassifierCV({name}())"
-            check(hasattr(estimator, "predict_proba"), "expert", "must have predict_proba", name, remedy)
+            check_kind(estimator, table.num_classes)
 
     def _parallel(self, function: Any, experts: Sequence[Expert], table: Table, weights: Any) -> list[Any]:
         jobs = zip(experts, weights, strict=True)

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from sklearn.base import clone
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.pipeline import Pipeline
 
+from sparsemix.classic.experts.weighting import fresh
 from sparsemix.classic.parts import Array
 
 
-def process_of(estimator: Any) -> GaussianProcessRegressor | None:
-    """The Gaussian process that an estimator is or, a pipeline, ends with."""
+def process_of(estimator: Any) -> Any:
+    """The Gaussian process that an estimator is or, a pipeline, ends with; None: there is none."""
     last = estimator.steps[-1][1] if isinstance(estimator, Pipeline) else estimator
     return last if isinstance(last, GaussianProcessRegressor) else None
 
@@ -28,7 +28,6 @@ class Process(NamedTuple):
     def mean_and_variance(self, X: Any) -> tuple[Array, Array]:
         """Of the function without noise, (N,) each."""
         process = process_of(self.fitted)
-        assert process is not None
         X = self.fitted[:-1].transform(X) if isinstance(self.fitted, Pipeline) else X
         mean_N, deviation_N = process.predict(X, return_std=True)
         one_D = X[:1]
@@ -49,9 +48,8 @@ def fit_process(estimator: Any, X: Any, y_N: Array, weight_N: Array, noise: floa
 
     Source: Tresp, "Mixtures of Gaussian processes" (2001).
     """
-    new = clone(estimator)
+    new = fresh(estimator)
     process = process_of(new)
-    assert process is not None
     unit = float(y_N.std()) if process.normalize_y and np.ptp(y_N) > 0 else 1.0
     whole = np.maximum(noise / unit**2, process.alpha)
     process.set_params(alpha=process.alpha / np.maximum(weight_N, 1) + whole * (1 / np.minimum(weight_N, 1) - 1))

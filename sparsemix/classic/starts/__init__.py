@@ -1,0 +1,24 @@
+"""Where EM starts: responsibilities made of the table, without the parts that will be fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from sparsemix.classic.parts import Array, Table
+from sparsemix.classic.starts.draws import cells, random
+from sparsemix.classic.starts.groups import kmeans, residuals
+from sparsemix.classic.starts.splits import nested, reseeded, splits
+
+Start = Callable[[Table, int, np.random.RandomState], Array]
+
+STARTS: dict[str, Start] = {"splits": splits, "kmeans": kmeans, "residuals": residuals, "random": random}
+
+__all__ = ["STARTS", "Start", "cells", "kmeans", "nested", "random", "reseeded", "residuals", "splits", "starting"]
+
+
+def starting(start: str, n_init: int) -> tuple[Start, ...]:
+    """The starts of several runs: the one named, then, where it would be the same again, random cells."""
+    again = cells if start == "splits" else STARTS[start]
+    return (STARTS[start], *[again] * (n_init - 1))
