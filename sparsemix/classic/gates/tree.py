@@ -45,17 +45,20 @@ class TreeGate(Gate):
         check_branching(self.branching)
         leaves = prod(self.branching)
         check(leaves == n_experts, "branching", f"must multiply to n_experts={n_experts}", f"{self.branching!r}")
-        gates = {children: self._node.started(table, children) for children in sorted(set(self.branching))}
-        check_conditional(gates[self.branching[0]], table)
+        widest = self._node.started(table, max(self.branching))
+        check_conditional(widest, table)
         new = copy(self)
         new.node_gates_, routes = [], []
         for level, children in enumerate(self.branching):
             for leaves_CL in np.arange(leaves).reshape(prod(self.branching[:level]), children, -1):
-                new.node_gates_.append(gates[children])
+                new.node_gates_.append(widest.only(np.arange(children)))
                 routes.append(np.full(leaves, -1))
                 routes[-1][leaves_CL] = np.arange(children)[:, None]
         new.route_IE_ = np.array(routes)
         return new
+
+    def prepared(self, X: Any) -> Any:
+        return self.node_gates_[0].prepared(X) if self.node_gates_ else X
 
     def log_scores(self, X: Any) -> Array:
         log_NE = np.zeros((_num_samples(X), self.route_IE_.shape[1]))
