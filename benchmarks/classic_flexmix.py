@@ -135,7 +135,7 @@ def our_model(case: Case, components: int, starts: int) -> MoERegressor | MoECla
         "random_state": 0,
     }
     if case.binary:
-        return MoEClassifier(LogisticExperts(alpha=0.0), **options)
+        return MoEClassifier(LogisticExperts(alpha=1e-8), **options)
     return MoERegressor(LinearExperts(alpha=0.0), **options)
 
 
