@@ -19,7 +19,7 @@ CONSTANT = 1e-12
 
 @dataclass(frozen=True)
 class Columns:
-    """N rows of D columns z = (x - mean) / scale; a missing value is at the mean, 0. Sparse x has mean 0 by decree."""
+    """N rows of D columns z = (x - mean) / scale; a missing value is at the mean, 0. What is fitted to sparse x takes its mean for 0."""
 
     raw: Any
     """(N, D), float64 or float32, or CSR."""
@@ -40,7 +40,7 @@ class Columns:
             yield block, self._standardised(self.raw[block])
 
     def _standardised(self, raw: Any) -> Array:
-        z = raw.toarray().astype(np.float64) if sparse.issparse(raw) else raw - self.mean_D
+        z = (raw.toarray() if sparse.issparse(raw) else raw) - self.mean_D
         z /= self.scale_D
         missing = np.isnan(z)
         if missing.any():
@@ -50,7 +50,8 @@ class Columns:
     def times(self, coef_KD: Array) -> Array:
         """z coef^T, (N, K) stored by columns, so that sums over k run over whole columns."""
         if sparse.issparse(self.raw):
-            return np.asfortranarray(self.raw @ (coef_KD / self.scale_D).T)
+            scaled_KD = coef_KD / self.scale_D
+            return np.asfortranarray(self.raw @ scaled_KD.T - scaled_KD @ self.mean_D)
         out_KN = np.empty((len(coef_KD), self.shape[0]))
         for block, z_BD in self.blocks():
             out_KN[:, block] = coef_KD @ z_BD.T
@@ -59,7 +60,7 @@ class Columns:
     def transposed_times(self, value_NK: Array) -> Array:
         """value^T z, (K, D)."""
         if sparse.issparse(self.raw):
-            return (self.raw.T @ value_NK).T / self.scale_D
+            return ((self.raw.T @ value_NK).T - np.outer(value_NK.sum(axis=0), self.mean_D)) / self.scale_D
         out_KD = np.zeros((value_NK.shape[1], self.shape[1]))
         for block, z_BD in self.blocks():
             out_KD += value_NK[block].T @ z_BD

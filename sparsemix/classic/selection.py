@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import deepcopy
 from itertools import product
-from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,30 +32,27 @@ class Choice(NamedTuple):
 
 
 def choose(
-    how: str, plan: Plan, table: Table, numbers: Any, cv: Any, random: np.random.RandomState, n_jobs: int | None = None
+    how: str,
+    plan: Plan,
+    table: Table,
+    numbers: Sequence[int],
+    cv: Any,
+    random: np.random.RandomState,
+    n_jobs: int | None = None,
 ) -> Choice:
     """Fit mixtures with some numbers of experts, and keep the best.
 
     Args:
         how: one of `CRITERIA`.
-        numbers: the least and the largest number.
+        numbers: in a row, the least first.
         cv: folds, as scikit-learn's `check_cv` takes them.
         n_jobs: fits at a time, by joblib; the choice does not depend on it. Pruning fits one after the other.
     """
-    tried = candidates(numbers)
     if how == "bic":
-        return by_bic(plan, table, tried, random, n_jobs)
+        return by_bic(plan, table, numbers, random, n_jobs)
     if how == "cv":
-        return by_cross_validation(plan, table, tried, cv, random, n_jobs)
-    return by_pruning(plan, table, tried, random)
-
-
-def candidates(numbers: Any) -> range:
-    """All numbers from the least to the largest."""
-    pair = isinstance(numbers, Sequence | np.ndarray) and len(numbers) == 2
-    pair = pair and all(isinstance(number, Integral) for number in numbers) and 1 <= numbers[0] <= numbers[1]
-    check(pair, "n_experts_range", "must be whole numbers (least, largest), 1 <= least <= largest", repr(numbers))
-    return range(numbers[0], numbers[1] + 1)
+        return by_cross_validation(plan, table, numbers, cv, random, n_jobs)
+    return by_pruning(plan, table, numbers, random)
 
 
 def by_bic(
@@ -111,8 +107,7 @@ def by_pruning(plan: Plan, table: Table, numbers: Sequence[int], random: np.rand
     run = _fit(plan, table, numbers[-1], random.randint(SEEDS))
     best, bic = run, [bic_of(run.mixture, table)]
     for _ in numbers[1:]:
-        smaller = without_least(run.mixture, table)
-        run = resume(plan, smaller, table)
+        run = resume(plan, without_least(run.mixture, table), table)
         bic.append(bic_of(run.mixture, table))
         best = run if bic[-1] <= min(bic) else best
     return Choice(best, {"n_experts": np.array(numbers), "bic": np.array(bic[::-1])})

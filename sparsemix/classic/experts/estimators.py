@@ -145,7 +145,8 @@ class EstimatorExperts(Experts):
 
     def _parallel(self, function: Any, experts: Sequence[Expert], table: Table, weights: Any) -> list[Any]:
         jobs = zip(experts, weights, strict=True)
-        return Parallel(n_jobs=self.n_jobs)(delayed(function)(one, table, w_N, self.cross_fit) for one, w_N in jobs)
+        calls = (delayed(function)(expert, table, weight_N, self.cross_fit) for expert, weight_N in jobs)
+        return list(Parallel(n_jobs=self.n_jobs)(calls))
 
     def updated(self, table: Table, weight_NE: Array) -> Self:
         outcomes = self._parallel(refitted, self.experts_E_, table, np.ascontiguousarray(weight_NE.T))

@@ -6,6 +6,7 @@ from copy import copy
 from typing import Any, Self
 
 import numpy as np
+from sklearn.utils import Tags
 from sklearn.utils.validation import _num_samples
 
 from sparsemix.classic.columns import Columns
@@ -20,6 +21,11 @@ class ConstantGate(Gate):
 
     weight_E_: Array
     """Weight of the rows of each expert."""
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
 
     def started(self, table: Table, n_experts: int) -> Self:
         new = copy(self)

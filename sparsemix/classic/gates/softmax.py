@@ -6,6 +6,7 @@ from copy import copy
 from typing import Any, Self
 
 import numpy as np
+from sklearn.utils import Tags, get_tags
 
 from sparsemix.checks import check
 from sparsemix.classic.design import Design
@@ -34,6 +35,11 @@ class SoftmaxGate(Gate):
         self.alpha = alpha
         self.features = features
         self.steps = steps
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = self.features is None or get_tags(self.features).input_tags.sparse
+        return tags
 
     def started(self, table: Table, n_experts: int) -> Self:
         check(self.alpha >= 0, "alpha", "must not be negative", self.alpha)

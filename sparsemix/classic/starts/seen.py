@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import sparse
 
+from sparsemix.classic.design import Design
 from sparsemix.classic.parts import Array, Table
 
 MOST = 48
@@ -31,10 +32,18 @@ def seen(table: Table) -> Seen:
     """The columns and targets of a table that tell most."""
     t_NM = table.y if table.num_classes is None else np.eye(table.num_classes)[table.y][:, :-1]
     t_NM = standardised(np.asarray(t_NM, dtype=np.float64), table.weight_N)
-    chosen_D = _telling(table.X, t_NM, table.weight_N) if table.X.shape[1] > MOST else slice(None)
-    z_ND = table.X[:, chosen_D]
+    X = _numbers(table)
+    chosen_D = _telling(X, t_NM, table.weight_N) if X.shape[1] > MOST else slice(None)
+    z_ND = X[:, chosen_D]
     z_ND = z_ND.toarray() if sparse.issparse(z_ND) else z_ND
     return Seen(standardised(z_ND, table.weight_N), t_NM, table.weight_N, table.num_classes is not None)
+
+
+def _numbers(table: Table) -> Any:
+    """X itself, if it is numbers and all are there; otherwise the columns of a `Design`."""
+    if sparse.issparse(table.X) or (isinstance(table.X, np.ndarray) and np.isfinite(table.X.sum())):
+        return table.X
+    return Design().fitted(table.X, table.weight_N).columns(table.X).dense()
 
 
 def standardised(x_ND: Array, weight_N: Array) -> Array:
