@@ -13,8 +13,7 @@ from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.linear_model import LinearRegression
 from sklearn.model_selection import train_test_split
 
-from sparsemix.classic import MoERegressor
-from sparsemix.classic.display import plot_partition
+from sparsemix.classic import MoERegressor, plot_partition
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
