@@ -1,4 +1,4 @@
-"""Where EM starts: responsibilities made of the table, without the parts that will be fitted."""
+"""Where EM starts: responsibilities made of the table, before the parts that will be fitted."""
 
 from __future__ import annotations
 
