@@ -7,7 +7,6 @@ from copy import copy
 from typing import Any, Self
 
 import numpy as np
-from sklearn.model_selection import check_cv
 from sklearn.utils import check_random_state
 
 from sparsemix.checks import check
@@ -15,6 +14,7 @@ from sparsemix.classic.assign import Assign, Hard, Soft, Stochastic
 from sparsemix.classic.em import Run, Stopping
 from sparsemix.classic.fitted import FittedMoE
 from sparsemix.classic.fitting import Plan, resume
+from sparsemix.classic.folds import folds_of
 from sparsemix.classic.parameters import as_gate, check_among, check_tolerance, check_whole
 from sparsemix.classic.parts import Array, Experts, Gate, Table
 from sparsemix.classic.pooling import check_pooling
@@ -153,9 +153,7 @@ class BaseMoE(FittedMoE):
         """The gate learned anew on rows held out, where the pooling is stacking."""
         if self.pooling != "stacking":
             return None
-        labels = table.y if table.num_classes or table.y.shape[1] > 1 else table.y[:, 0]
-        folds: Any = check_cv(self.cv, labels, classifier=table.num_classes is not None)
-        return fit_stack(run.mixture, table, run.responsibility_NE, folds.split(table.X, labels))
+        return fit_stack(run.mixture, table, run.responsibility_NE, folds_of(self.cv, table))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

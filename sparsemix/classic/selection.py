@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import deepcopy
 from itertools import product
-from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
 from joblib import Parallel, delayed
 from scipy.special import logsumexp
-from sklearn.model_selection import check_cv
 
 from sparsemix.checks import check
 from sparsemix.classic.em import Run
 from sparsemix.classic.fitting import Plan, fit_mixture, resume
+from sparsemix.classic.folds import folds_of
 from sparsemix.classic.mixture import Mixture
 from sparsemix.classic.multinomial import normalised
 from sparsemix.classic.parts import Array, Table
@@ -35,30 +34,27 @@ class Choice(NamedTuple):
 
 
 def choose(
-    how: str, plan: Plan, table: Table, numbers: Any, cv: Any, random: np.random.RandomState, n_jobs: int | None = None
+    how: str,
+    plan: Plan,
+    table: Table,
+    numbers: Sequence[int],
+    cv: Any,
+    random: np.random.RandomState,
+    n_jobs: int | None = None,
 ) -> Choice:
     """Fit mixtures with some numbers of experts, and keep the best.
 
     Args:
         how: one of `CRITERIA`.
-        numbers: the least and the largest number.
+        numbers: in a row, the least first.
         cv: folds, as scikit-learn's `check_cv` takes them.
         n_jobs: fits at a time, by joblib; the choice does not depend on it. Pruning fits one after the other.
     """
-    tried = candidates(numbers)
     if how == "bic":
-        return by_bic(plan, table, tried, random, n_jobs)
+        return by_bic(plan, table, numbers, random, n_jobs)
     if how == "cv":
-        return by_cross_validation(plan, table, tried, cv, random, n_jobs)
-    return by_pruning(plan, table, tried, random)
-
-
-def candidates(numbers: Any) -> range:
-    """All numbers from the least to the largest."""
-    pair = isinstance(numbers, Sequence | np.ndarray) and len(numbers) == 2
-    pair = pair and all(isinstance(number, Integral) for number in numbers) and 1 <= numbers[0] <= numbers[1]
-    check(pair, "n_experts_range", "must be whole numbers (least, largest), 1 <= least <= largest", repr(numbers))
-    return range(numbers[0], numbers[1] + 1)
+        return by_cross_validation(plan, table, numbers, cv, random, n_jobs)
+    return by_pruning(plan, table, numbers, random)
 
 
 def by_bic(
@@ -86,8 +82,7 @@ def by_cross_validation(
 
     Source: Breiman, Friedman, Olshen & Stone, "Classification and regression trees" (1984), section 3.4.3.
     """
-    labels = table.y[:, 0] if table.y.ndim == 2 and table.y.shape[1] == 1 else table.y
-    folds = list(check_cv(cv, labels, classifier=table.num_classes is not None).split(table.X, labels))
+    folds = folds_of(cv, table)
     cells = list(product(numbers, folds))
     seeds = random.randint(SEEDS, size=len(cells))
     jobs = (delayed(_held_out)(plan, table, *cell, seed) for cell, seed in zip(cells, seeds, strict=True))
@@ -140,7 +135,7 @@ def bic_of(mixture: Mixture, table: Table) -> float:
 
 def _log_density(mixture: Mixture, table: Table) -> Array:
     log_gate_NE = normalised(mixture.gate.log_scores(table.X))
-    return logsumexp(log_gate_NE + mixture.experts.log_density(table.X, table.y), axis=1)
+    return np.asarray(logsumexp(log_gate_NE + mixture.experts.log_density(table.X, table.y), axis=1))
 
 
 def _fit(plan: Plan, table: Table, n_experts: int, seed: int) -> Run:
@@ -152,7 +147,7 @@ def _fit(plan: Plan, table: Table, n_experts: int, seed: int) -> Run:
 def _held_out(plan: Plan, table: Table, n_experts: int, fold: tuple[Array, Array], seed: int) -> float:
     """The weighted mean of log p(y | x) over the rows of a fold, by a fit of the other rows."""
     known, held = table.rows(fold[0]), table.rows(fold[1])
-    rows = np.count_nonzero(known.weight_N)
+    rows = int(np.count_nonzero(known.weight_N))
     check(rows >= n_experts, "n_experts_range", f"must not exceed the {rows} rows left by a fold", n_experts)
     run = _fit(plan, known, n_experts, seed)
     return float(held.weight_N @ _log_density(run.mixture, held)) / max(held.weight_N.sum(), np.finfo(float).tiny)

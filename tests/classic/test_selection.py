@@ -46,8 +46,8 @@ def table_of(x_ND: np.ndarray, y_N: np.ndarray, weight_N: np.ndarray | None = No
 @pytest.mark.parametrize("how", ["bic", "cv", "prune"])
 @pytest.mark.parametrize("seed", range(3))
 def test_three_laws_are_found(how, seed):
-    most = 5 if how == "cv" else 8
-    model = MoERegressor(n_experts=how, n_experts_range=(1, most), cv=4, random_state=0).fit(*three_laws(seed))
+    most = 4 if how == "cv" else 8
+    model = MoERegressor(n_experts=how, n_experts_range=(1, most), cv=3, random_state=0).fit(*three_laws(seed))
     assert model.n_experts_ == 3
     assert model.selection_["n_experts"].tolist() == list(range(1, most + 1))
 
@@ -62,7 +62,7 @@ def test_one_law_in_two_blobs_is_one_expert(how, seed):
 
 @pytest.mark.parametrize("how", ["bic", "cv"])
 def test_three_classifiers_are_found(how):
-    model = MoEClassifier(n_experts=how, n_experts_range=(1, 4), cv=3, random_state=0)
+    model = MoEClassifier(n_experts=how, n_experts_range=(2, 4), cv=3, max_iter=60)
     assert model.fit(*three_classifiers(0)).n_experts_ == 3
 
 
@@ -102,7 +102,7 @@ def test_held_out_density_is_that_of_fits_without_the_fold():
 
 def test_the_gap_of_the_best_is_nothing():
     table = table_of(*three_laws(1))
-    found = by_cross_validation(plan(), table, range(1, 5), 4, np.random.RandomState(0), None)
+    found = by_cross_validation(plan(), table, range(1, 5), 3, np.random.RandomState(0), None)
     best = found.criteria["mean_log_density"].argmax()
     assert found.criteria["gap"][best] == found.criteria["gap_error"][best] == 0
     chosen = found.run.responsibility_NE.shape[1] - 1
@@ -110,12 +110,10 @@ def test_the_gap_of_the_best_is_nothing():
     assert (found.criteria["gap"][:chosen] > found.criteria["gap_error"][:chosen]).all()
 
 
-@pytest.mark.parametrize("how", ["bic", "cv"])
-def test_fits_side_by_side_are_those_one_after_the_other(how):
-    table = table_of(*three_laws(0, 120))
+def test_fits_side_by_side_are_those_one_after_the_other():
+    table, stochastic = table_of(*three_laws(0, 120)), plan(Stochastic(np.random.RandomState(0)))
     found = [
-        choose(how, plan(Stochastic(np.random.RandomState(0))), table, range(1, 4), 3, np.random.RandomState(5), n_jobs)
-        for n_jobs in (None, 2)
+        choose("cv", stochastic, table, range(2, 4), 3, np.random.RandomState(5), n_jobs=n_jobs) for n_jobs in (None, 2)
     ]
     assert found[0].run.objective == found[1].run.objective
     for name, column in found[0].criteria.items():

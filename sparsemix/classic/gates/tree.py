@@ -9,7 +9,6 @@ from numbers import Integral
 from typing import Any, Self
 
 import numpy as np
-from scipy.special import logsumexp
 from sklearn.utils import Tags, get_tags
 from sklearn.utils.validation import _num_samples
 
@@ -116,7 +115,7 @@ class TreeGate(Gate):
         """p(child | node) of each of `node_gates_`, (N, children), where exp(log_NE) is in proportion to p(leaf)."""
         shares = []
         for route_E in self.route_IE_:
-            below = [logsumexp(log_NE[:, route_E == child], axis=1) for child in range(route_E.max() + 1)]
+            below = [np.logaddexp.reduce(log_NE[:, route_E == child], axis=1) for child in range(route_E.max() + 1)]
             shares.append(np.exp(normalised(np.column_stack(below))))
         return shares
 
@@ -149,12 +148,12 @@ class TreeGate(Gate):
 def check_branching(branching: Any) -> None:
     """Refuse what is no sequence of whole numbers, or a tree without leaves."""
     right = isinstance(branching, Sequence | np.ndarray) and len(branching) > 0 and not isinstance(branching, str)
-    right = right and all(isinstance(children, Integral) and children >= 1 for children in branching)
+    right = right and all(isinstance(children, Integral) and int(children) >= 1 for children in branching)
     check(right, "branching", "must be whole numbers of children, at least 1, one for each level", repr(branching))
 
 
 def check_conditional(gate: Gate, table: Table) -> None:
     """Refuse gates that model x: the normal of a node would count at each level, and paths would not sum to p(x)."""
-    total = float(logsumexp(gate.log_scores(table.rows(np.arange(1)).X)))
-    remedy = "use SoftmaxGate or ClassifierGate in the tree, or this gate without one"
-    check(abs(total) < 1e-6, "gating", "must say p(child | x) in a tree", f"{type(gate).__name__}, that of x", remedy)
+    total = float(np.exp(gate.log_scores(table.rows(np.arange(1)).X)).sum())
+    seen, remedy = f"{type(gate).__name__}, that of x", "use SoftmaxGate or ClassifierGate, or this gate without a tree"
+    check(abs(total - 1) < 1e-6, "gating", "must say p(child | x) in a tree", seen, remedy)
