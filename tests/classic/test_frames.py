@@ -33,7 +33,9 @@ def mixed() -> tuple[pd.DataFrame, np.ndarray]:
 
 def by_name() -> Pipeline:
     """Ridge on columns chosen by name."""
-    columns = make_column_transformer((OneHotEncoder(handle_unknown="ignore"), ["regime"]), (SimpleImputer(), ["b", "c"]))
+    columns = make_column_transformer(
+        (OneHotEncoder(handle_unknown="ignore"), ["regime"]), (SimpleImputer(), ["b", "c"])
+    )
     return make_pipeline(columns, Ridge())
 
 
