@@ -3,7 +3,7 @@
 from sparsemix.classic.classification import HierarchicalMoEClassifier, MoEClassifier
 from sparsemix.classic.density import NormalMixture
 from sparsemix.classic.display import MoEDisplay, plot_gate, plot_partition, plot_responsibilities
-from sparsemix.classic.experts import LinearExperts, LogisticExperts
+from sparsemix.classic.experts import EstimatorExperts, LinearExperts, LogisticExperts
 from sparsemix.classic.gates import ClassifierGate, ConstantGate, GaussianGate, SoftmaxGate, TreeGate
 from sparsemix.classic.persistence import load, save
 from sparsemix.classic.regression import HierarchicalMoERegressor, MoERegressor
@@ -11,6 +11,7 @@ from sparsemix.classic.regression import HierarchicalMoERegressor, MoERegressor
 __all__ = [
     "ClassifierGate",
     "ConstantGate",
+    "EstimatorExperts",
     "GaussianGate",
     "HierarchicalMoEClassifier",
     "HierarchicalMoERegressor",

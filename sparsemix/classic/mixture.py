@@ -53,7 +53,7 @@ class State(NamedTuple):
 
 def e_step(mixture: Mixture, table: Table, assign: Assign) -> State:
     """What the mixture says of the rows."""
-    log_joint_NE = mixture.log_joint(table.X, table.y)
+    log_joint_NE = mixture.gate.log_scores(table.X) + mixture.experts.training_log_density(table)
     evidence_N, responsibility_NE = assign(log_joint_NE)
     objective = float(table.weight_N @ evidence_N) - mixture.penalty
     return State(mixture, objective, log_joint_NE, evidence_N, responsibility_NE)
