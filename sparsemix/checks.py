@@ -16,6 +16,7 @@ EXTRAS = {
     "scipy": "surgery",
     "transformers": "hf",
     "triton": "triton",
+    "skops": "classic",
 }
 
 

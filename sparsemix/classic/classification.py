@@ -12,7 +12,7 @@ from sklearn.utils.multiclass import check_classification_targets
 
 from sparsemix.checks import check
 from sparsemix.classic.density import draw
-from sparsemix.classic.experts import LogisticExperts
+from sparsemix.classic.experts import as_experts
 from sparsemix.classic.flat import FlatMoE
 from sparsemix.classic.hierarchy import HierarchicalMoE
 from sparsemix.classic.online import OnlineMoE
@@ -29,7 +29,7 @@ class Classification(ClassifierMixin, OnlineMoE):
     """The K classes, sorted; the numbers of classes in the experts index it."""
 
     def _as_experts(self, random_state: Any) -> Experts:
-        return LogisticExperts() if self.expert is None else self.expert
+        return as_experts(self.expert, n_jobs=self.n_jobs, random_state=random_state, classifier=True)
 
     def _num_classes(self) -> int:
         return len(self.classes_)

@@ -47,13 +47,23 @@ class Columns:
             z[missing] = 0.0
         return z
 
+    def products(self, coef_KD: Array) -> Iterator[tuple[slice, Array]]:
+        """The rows, some at a time: which they are, and coef z, (K, rows)."""
+        if not sparse.issparse(self.raw):
+            for block, z_BD in self.blocks():
+                yield block, coef_KD @ z_BD.T
+            return
+        total, rows = self.shape[0], max(64, BLOCK // len(coef_KD))
+        scaled_DK = (coef_KD / self.scale_D).T
+        for first in range(0, total, rows):
+            block = slice(first, min(first + rows, total))
+            yield block, np.ascontiguousarray((self.raw[block] @ scaled_DK).T)
+
     def times(self, coef_KD: Array) -> Array:
         """z coef^T, (N, K) stored by columns, so that sums over k run over whole columns."""
-        if sparse.issparse(self.raw):
-            return np.asfortranarray(self.raw @ (coef_KD / self.scale_D).T)
         out_KN = np.empty((len(coef_KD), self.shape[0]))
-        for block, z_BD in self.blocks():
-            out_KN[:, block] = coef_KD @ z_BD.T
+        for block, product_KB in self.products(coef_KD):
+            out_KN[:, block] = product_KB
         return out_KN.T
 
     def transposed_times(self, value_NK: Array) -> Array:

@@ -9,9 +9,9 @@ import numpy as np
 from sparsemix.classic.base import BaseMoE
 from sparsemix.classic.em import Run
 from sparsemix.classic.fitting import Plan, fit_mixture
-from sparsemix.classic.parameters import check_among, check_whole
+from sparsemix.classic.parameters import check_among, check_range, check_whole
 from sparsemix.classic.parts import Array, Table
-from sparsemix.classic.selection import CRITERIA, candidates, choose
+from sparsemix.classic.selection import CRITERIA, choose
 
 
 class FlatMoE(BaseMoE):
@@ -58,15 +58,15 @@ class FlatMoE(BaseMoE):
     def _numbers(self) -> tuple[int, int]:
         if isinstance(self.n_experts, str):
             check_among("n_experts", self.n_experts, CRITERIA)
-            numbers = candidates(self.n_experts_range)
-            return numbers[0], numbers[-1]
+            return check_range("n_experts_range", self.n_experts_range)
         check_whole("n_experts", self.n_experts, 1)
         return self.n_experts, self.n_experts
 
     def _search(self, plan: Plan, table: Table, random_state: np.random.RandomState) -> Run:
         vars(self).pop("selection_", None)
+        least, largest = self._numbers()
         if not isinstance(self.n_experts, str):
-            return fit_mixture(plan, table, self.n_experts, random_state)
-        search = choose(self.n_experts, plan, table, self.n_experts_range, self.cv, random_state, self.n_jobs)
+            return fit_mixture(plan, table, largest, random_state)
+        search = choose(self.n_experts, plan, table, range(least, largest + 1), self.cv, random_state, self.n_jobs)
         self.selection_ = search.criteria
         return search.run

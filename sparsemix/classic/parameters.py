@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from numbers import Integral, Real
 from typing import Any
 
@@ -21,6 +21,16 @@ def check_whole(name: str, value: Any, least: int) -> None:
 def check_tolerance(name: str, value: Any) -> None:
     """Raise `ValueError` unless `value` is a finite number, not negative."""
     check(isinstance(value, Real) and 0 <= float(value) < math.inf, name, "must be a number, at least 0", repr(value))
+
+
+def check_range(name: str, value: Any) -> tuple[int, int]:
+    """Two whole numbers, the least and the largest; raises `ValueError` of others."""
+    pair = tuple(value) if isinstance(value, Iterable) else ()
+    rule = "must be two whole numbers (least, largest), 1 <= least <= largest"
+    check(len(pair) == 2 and all(isinstance(end, Integral) for end in pair), name, rule, repr(value))
+    least, largest = (int(end) for end in pair)
+    check(1 <= least <= largest, name, rule, repr(value))
+    return least, largest
 
 
 def check_among(name: str, value: Any, names: Collection[str]) -> None:

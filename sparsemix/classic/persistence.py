@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, ZipFile
 
-import skops.io
 from sklearn.base import BaseEstimator
 from sklearn.gaussian_process.kernels import Kernel
 
-from sparsemix.checks import check
+from sparsemix.checks import check, require
 from sparsemix.files import new_file
 
 FORMAT = 1
@@ -27,8 +26,9 @@ def save(model: Any, path: str | Path) -> None:
     Raises:
         skops.io.exceptions.UnsupportedTypeException: something in the model has no form but pickle.
     """
+    skops = require("skops.io", "to save models")
     with new_file(Path(path)) as partial:
-        skops.io.dump(model, partial)
+        skops.dump(model, partial)
         with ZipFile(partial, "a") as archive:
             archive.writestr(HEADER, json.dumps({"format": FORMAT}))
 
@@ -43,14 +43,15 @@ def load(path: str | Path, trusted: Iterable[str | type] = ()) -> Any:
     Raises:
         ValueError: the file is damaged, is of a later format, or asks for other types.
     """
-    path, trusted = Path(path), list(trusted)
+    skops = require("skops.io", "to load models")
+    path = Path(path)
     check_readable(path)
-    asked = skops.io.get_untrusted_types(file=path)
+    asked = skops.get_untrusted_types(file=path)
     named = {name if isinstance(name, str) else f"{name.__module__}.{name.__qualname__}" for name in trusted}
     strange = [name for name in asked if name not in named and not is_known(name)]
     remedy = f"if you trust the file and these types, load(path, trusted={strange})"
     check(not strange, str(path), "must hold trusted types only", ", ".join(strange), remedy)
-    return skops.io.load(path, trusted=asked)
+    return skops.load(path, trusted=asked)
 
 
 def check_readable(path: Path) -> None:

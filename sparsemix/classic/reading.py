@@ -9,6 +9,7 @@ from sklearn.utils import check_array, check_consistent_length, get_tags
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from sparsemix.checks import check
+from sparsemix.classic.frames import is_frame
 from sparsemix.classic.parts import Array, Experts, Gate, Table
 
 
@@ -37,11 +38,6 @@ class Accepts(NamedTuple):
         }
 
 
-def is_frame(X: Any) -> bool:
-    """Whether X is a data frame: columns of their own types, with names."""
-    return hasattr(X, "columns") and hasattr(X, "dtypes")
-
-
 def read_X(estimator: Any, X: Any, accepts: Accepts) -> Any:
     """X checked against what was fitted."""
     if accepts.frames and is_frame(X):
@@ -64,7 +60,7 @@ def read_both(estimator: Any, X: Any, y: Any, accepts: Accepts, *, reset: bool, 
 
 def read_weights(sample_weight: Any, X: Any) -> Array:
     """Sample weights in float64: ones by default, none negative, not all of them zero."""
-    weight_N = _check_sample_weight(sample_weight, X[:, :1] if is_frame(X) else X, dtype=np.float64)
+    weight_N = _check_sample_weight(sample_weight, X, dtype=np.float64)
     check(bool((weight_N >= 0).all()), "sample_weight", "must not be negative", f"{weight_N.min():g}")
     return weight_N
 

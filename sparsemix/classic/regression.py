@@ -10,7 +10,7 @@ from sklearn.utils.metaestimators import available_if
 
 from sparsemix.checks import check
 from sparsemix.classic.density import NormalMixture
-from sparsemix.classic.experts import LinearExperts
+from sparsemix.classic.experts import as_experts
 from sparsemix.classic.flat import FlatMoE
 from sparsemix.classic.hierarchy import HierarchicalMoE
 from sparsemix.classic.online import OnlineMoE
@@ -28,7 +28,7 @@ class Regression(MultiOutputMixin, RegressorMixin, OnlineMoE):
     """() for targets (N,), (M,) for targets (N, M)."""
 
     def _as_experts(self, random_state: Any) -> Experts:
-        return LinearExperts() if self.expert is None else self.expert
+        return as_experts(self.expert, n_jobs=self.n_jobs, random_state=random_state, classifier=False)
 
     def _num_classes(self) -> None:
         return None

@@ -42,8 +42,8 @@ def rising_roots(function: Callable[[Array], Array], low: Array, high: Array, to
         share = np.full_like(share, 0.5)
         if step < PATIENCE:
             share = interpolated(new, old, older, at_new, at_old, at_older)
-        least = np.minimum(0.5 * tolerance / np.maximum(width, tolerance), 0.5)
-        share = np.clip(share, least, 1 - least)
+        least = 0.5 * tolerance / np.maximum(width, tolerance)
+        share = np.where(width <= tolerance, 0.0, np.clip(share, least, 1 - least))  # a root waits for the others
     return np.where(np.abs(at_new) <= np.abs(at_old), new, old)
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from sklearn.base import clone
-
 from sparsemix.classic.experts.estimators import EstimatorExperts
 from sparsemix.classic.experts.linear import LinearExperts
 from sparsemix.classic.experts.logistic import LogisticExperts
 from sparsemix.classic.experts.requirements import estimators_of
+from sparsemix.classic.experts.weighting import fresh
 from sparsemix.classic.parts import Experts
 
 
@@ -18,6 +17,6 @@ def as_experts(expert: Any, *, n_jobs: int | None, random_state: Any, classifier
     if expert is None:
         return LogisticExperts() if classifier else LinearExperts()
     if isinstance(expert, Experts):
-        return clone(expert)
+        return fresh(expert)
     estimators_of(expert)
     return EstimatorExperts(expert, n_jobs=n_jobs, random_state=random_state)

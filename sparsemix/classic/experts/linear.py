@@ -142,7 +142,9 @@ class LinearExperts(Experts):
         return self._lines(X, self.coef_EMD_[expert], self.level_EM_[expert])
 
     def _lines(self, X: Any, coef_LD: Array, level_L: Array) -> Array:
-        """Columns are centred before they are multiplied, so that means far from 0 cost no digits."""
+        """Dense columns are centred before they are multiplied, so that means far from 0 cost no digits."""
+        if not isinstance(X, np.ndarray):
+            level_L = level_L - coef_LD @ self.columns_.origin_D
         out_NL = np.empty((X.shape[0], len(coef_LD)))
         for block in gen_batches(X.shape[0], ROWS):
             x_ND = X[block]

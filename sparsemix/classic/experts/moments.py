@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import sparse
 from sklearn.utils import gen_batches
-from sklearn.utils.sparsefuncs import mean_variance_axis
 
+from sparsemix.classic import columns
 from sparsemix.classic.parts import Array
 
 ENTRIES = 1 << 15
@@ -17,8 +16,6 @@ ENTRIES = 1 << 15
 LEAST_ROWS = 256
 """Of such a block, so that products of wide matrices stay fast."""
 SPARSE_ROWS = 1 << 14
-CONSTANT, CONSTANT_SPARSE = 1e-12, 1e-6
-"""A column whose deviation is below this share of its mean is constant: the rest is rounding."""
 
 
 class Scale(NamedTuple):
@@ -30,41 +27,24 @@ class Scale(NamedTuple):
     @classmethod
     def of(cls, X: Any, weight_N: Array) -> Scale:
         """Weighted means and standard deviations; the unit of a constant column is 1, the origin of sparse ones 0."""
-        if sparse.issparse(X):
-            both: Any = mean_variance_axis(X, axis=0, weights=weight_N.astype(X.dtype))
-            mean_D, variance_D = both
-            return cls(np.zeros(X.shape[1]), _unit(mean_D, variance_D, CONSTANT_SPARSE))
-        total = weight_N.sum()
-        mean_D, variance_D = np.zeros(X.shape[1]), np.zeros(X.shape[1])
-        for block in _blocks(X.shape):
-            mean_D += weight_N[block] @ X[block] / total
-        for block in _blocks(X.shape):
-            variance_D += weight_N[block] @ (X[block] - mean_D) ** 2 / total
-        return cls(mean_D, _unit(mean_D, variance_D, CONSTANT))
+        mean_D, deviation_D = columns.moments(X, weight_N)
+        origin_D = np.zeros(X.shape[1]) if sparse.issparse(X) else mean_D
+        return cls(origin_D, np.where(deviation_D > 0, deviation_D, 1.0))
 
 
-def _unit(mean_D: Array, variance_D: Array, constant: float) -> Array:
-    deviation_D = np.sqrt(variance_D)
-    return np.where(deviation_D > constant * np.abs(mean_D), deviation_D, 1.0)
-
-
-def _blocks(shape: tuple[int, int]) -> Iterator[slice]:
-    return gen_batches(shape[0], max(LEAST_ROWS, ENTRIES // shape[1]))
-
-
-def moments(X: Any, y_NM: Array, weight_NE: Array, columns: Scale, targets: Scale) -> Array:
+def moments(X: Any, y_NM: Array, weight_NE: Array, scale: Scale, targets: Scale) -> Array:
     """sum_n weight_NE[n, e] v_n v_n^T with v = (1, standardised columns, standardised targets), (E, P, P)."""
     t_NM = (y_NM - targets.origin_D) / targets.unit_D
     sums = _sparse_moments if sparse.issparse(X) else _dense_moments
-    return sums(X, t_NM, weight_NE, columns)
+    return sums(X, t_NM, weight_NE, scale)
 
 
-def _dense_moments(X: Array, t_NM: Array, weight_NE: Array, columns: Scale) -> Array:
+def _dense_moments(X: Array, t_NM: Array, weight_NE: Array, scale: Scale) -> Array:
     width = 1 + X.shape[1] + t_NM.shape[1]
     moment_EPP = np.zeros((weight_NE.shape[1], width, width))
-    per_unit_D = 1 / columns.unit_D
-    for block in _blocks((len(X), width)):
-        z_ND = (X[block] - columns.origin_D) * per_unit_D
+    per_unit_D = 1 / scale.unit_D
+    for block in gen_batches(len(X), max(LEAST_ROWS, ENTRIES // width)):
+        z_ND = (X[block] - scale.origin_D) * per_unit_D
         v_NP = np.column_stack([np.ones(len(z_ND)), z_ND, t_NM[block]])
         root_EN = np.sqrt(weight_NE[block].T)
         for expert, root_N in enumerate(root_EN):
@@ -73,7 +53,7 @@ def _dense_moments(X: Array, t_NM: Array, weight_NE: Array, columns: Scale) -> A
     return moment_EPP
 
 
-def _sparse_moments(X: Any, t_NM: Array, weight_NE: Array, columns: Scale) -> Array:
+def _sparse_moments(X: Any, t_NM: Array, weight_NE: Array, scale: Scale) -> Array:
     width, features = 1 + X.shape[1] + t_NM.shape[1], slice(1, 1 + X.shape[1])
     others = np.delete(np.arange(width), features)
     moment_EPP = np.zeros((weight_NE.shape[1], width, width))
@@ -85,6 +65,9 @@ def _sparse_moments(X: Any, t_NM: Array, weight_NE: Array, columns: Scale) -> Ar
             moment_PP[features, others] += x_ND.T @ weighted_NP
             moment_PP[np.ix_(others, others)] += weighted_NP.T @ other_NP
     moment_EPP[:, others, features] = moment_EPP[:, features, others].swapaxes(1, 2)
+    centring_PP = np.eye(width)
+    centring_PP[features, 0] = -scale.origin_D
+    moment_EPP = centring_PP @ moment_EPP @ centring_PP.T
     unit_P = np.ones(width)
-    unit_P[features] = columns.unit_D
+    unit_P[features] = scale.unit_D
     return moment_EPP / (unit_P[:, None] * unit_P)

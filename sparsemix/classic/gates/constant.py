@@ -6,9 +6,10 @@ from copy import copy
 from typing import Any, Self
 
 import numpy as np
+from sklearn.utils import Tags
 from sklearn.utils.validation import _num_samples
 
-from sparsemix.classic.columns import Columns
+from sparsemix.classic.design import reading_tags
 from sparsemix.classic.parts import Array, Gate, Table
 
 
@@ -21,14 +22,16 @@ class ConstantGate(Gate):
     weight_E_: Array
     """Weight of the rows of each expert."""
 
+    def __sklearn_tags__(self) -> Tags:
+        return reading_tags(super().__sklearn_tags__(), None)
+
     def started(self, table: Table, n_experts: int) -> Self:
         new = copy(self)
         new.weight_E_ = np.zeros(n_experts)
         return new
 
     def log_scores(self, X: Any) -> Array:
-        rows = X.shape[0] if isinstance(X, Columns) else _num_samples(X)
-        return np.broadcast_to(log_shares(self.weight_E_), (rows, len(self.weight_E_)))
+        return np.broadcast_to(log_shares(self.weight_E_), (_num_samples(X), len(self.weight_E_)))
 
     def updated(self, table: Table, responsibility_NE: Array) -> Self:
         new = copy(self)
