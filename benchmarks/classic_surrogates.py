@@ -1,0 +1,166 @@
+"""Mixtures of Gaussian processes on SMT's test functions: SMT, egobox and ours on the same points, default settings."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+from harness import claim, spread
+from joblib import Parallel, delayed
+from numpy.typing import NDArray
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import RBF, ConstantKernel
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
+
+from sparsemix.classic import MoERegressor
+
+Array = NDArray[np.float64]
+DESIGNS, TEST_ROWS = 10, 2_000
+OURS = "sparsemix"
+
+
+class Function(NamedTuple):
+    """A problem of SMT, and the number of points to learn from."""
+
+    name: str
+    points: int
+    limits: Array
+    values: Callable[[Array], Array]
+
+
+def measure(toy: bool) -> dict[str, Any]:
+    """The median over designs of each contestant's error, function by function."""
+    functions, designs = (smt_functions()[:2], 2) if toy else (smt_functions(), DESIGNS)
+    jobs = [(function.name, design) for function in functions for design in range(designs)]
+    workers = Parallel(n_jobs=1 if toy else os.cpu_count())
+    found = dict(zip(jobs, workers(delayed(errors)(*job) for job in jobs), strict=True))
+    rows = [row(function, [found[function.name, design] for design in range(designs)]) for function in functions]
+    return {"designs": designs, "functions": rows, "claims": [won(rows, name) for name in THEIRS]}
+
+
+def won(rows: list[dict[str, Any]], name: str) -> dict[str, Any]:
+    """On how many functions our median is lower; where the other could not fit any design it has none."""
+    medians = [(one["median"][OURS], one["median"][name]) for one in rows]
+    count = sum(theirs is None or mine < theirs for mine, theirs in medians)
+    text = f"functions of {len(rows)} on which our median error is below that of {name}"
+    return claim(text, spread([float(count)]), at_least=len(rows))
+
+
+def row(function: Function, found: list[Mapping[str, float | None]]) -> dict[str, Any]:
+    """Medians over the designs that a contestant could fit, and how many it could not."""
+    errors = {name: [one[name] for one in found if one[name] is not None] for name in found[0]}
+    return {
+        "function": function.name,
+        "columns": len(function.limits),
+        "points": function.points,
+        "median": {name: float(np.median(values)) if values else None for name, values in errors.items()},
+        "failed": {name: len(found) - len(values) for name, values in errors.items()},
+        "errors": errors,
+    }
+
+
+def smt_functions() -> list[Function]:
+    """The piecewise one that SMT tests its mixture with, and its problems of up to ten columns."""
+    from smt import problems
+
+    made = {
+        "LpNorm": problems.LpNorm(ndim=2),
+        "Branin": problems.Branin(ndim=2),
+        "TensorProduct tanh": problems.TensorProduct(ndim=2, func="tanh"),
+        "TensorProduct exp": problems.TensorProduct(ndim=2, func="exp"),
+        "TensorProduct cos": problems.TensorProduct(ndim=2, func="cos"),
+        "TensorProduct gaussian": problems.TensorProduct(ndim=2, func="gaussian"),
+        "Rosenbrock": problems.Rosenbrock(ndim=2),
+        "Sphere": problems.Sphere(ndim=2),
+        "RobotArm": problems.RobotArm(ndim=2),
+        "CantileverBeam": problems.CantileverBeam(ndim=3),
+        "WeldedBeam": problems.WeldedBeam(ndim=3),
+        "WaterFlow": problems.WaterFlow(ndim=8),
+        "WingWeight": problems.WingWeight(ndim=10),
+    }
+    found = [
+        Function(name, max(40, 10 * len(problem.xlimits)), np.asarray(problem.xlimits, dtype=float), problem)
+        for name, problem in made.items()
+    ]
+    return [Function("piecewise, 1 column", 40, np.array([[0.0, 1.0]]), piecewise), *found]
+
+
+def piecewise(X: Array) -> Array:
+    """x^2 below 0.4, 3 x + 1 below 0.8, then sin 10 x."""
+    return np.select([X < 0.4, X < 0.8], [X**2, 3 * X + 1], np.sin(10 * X))
+
+
+def errors(name: str, design: int) -> dict[str, float | None]:
+    """Root mean squared error of each over the deviation of the function; None where it raised."""
+    from smt.sampling_methods import LHS
+
+    function = next(one for one in smt_functions() if one.name == name)
+    X = LHS(xlimits=function.limits, criterion="ese", seed=design)(function.points)
+    low_D, high_D = function.limits.T
+    test = np.random.default_rng(1000 + design).uniform(low_D, high_D, (TEST_ROWS, len(low_D)))
+    y, expected = function.values(X)[:, 0], function.values(test)[:, 0]
+    with threadpool_limits(1), contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return {who: error(predict, X, y, test, expected, design) for who, predict in CONTESTANTS.items()}
+
+
+def error(predict: Predict, X: Array, y: Array, test: Array, expected: Array, seed: int) -> float | None:
+    """Of one contestant on one design."""
+    try:
+        predicted = predict(X, y, test, seed)
+    except Exception:  # whatever a library raises where it cannot fit a design, which is counted; but ours must not
+        if predict is ours:
+            raise
+        return None
+    return float(np.sqrt(np.mean((predicted - expected) ** 2)) / expected.std())
+
+
+def process(columns: int) -> Pipeline:
+    """A Gaussian process of the kind that SMT and egobox use: squared exponential, a scale for each column."""
+    kernel = ConstantKernel(1.0, (1e-3, 1e6)) * RBF(np.ones(columns), (1e-2, 1e3))
+    return make_pipeline(StandardScaler(), GaussianProcessRegressor(kernel, normalize_y=True))
+
+
+def ours(X: Array, y: Array, test: Array, seed: int) -> Array:
+    """One process or two, by cross-validation."""
+    model = MoERegressor(process(X.shape[1]), n_experts="cv", n_experts_range=(1, 2), random_state=seed)
+    return model.set_params(max_iter=10, cv=3).fit(X, y).predict(test)
+
+
+def one_process(X: Array, y: Array, test: Array, seed: int) -> Array:
+    """Our expert alone."""
+    return process(X.shape[1]).fit(X, y).predict(test)
+
+
+def smt(X: Array, y: Array, test: Array, seed: int) -> Array:
+    """SMT's mixture of krigings, two clusters."""
+    from smt.applications import MOE
+
+    np.random.seed(seed)  # of its clustering
+    model = MOE(allow=["KRG"], xt=X, yt=y[:, None])
+    model.train()
+    return model.predict_values(test)[:, 0]
+
+
+def egobox(X: Array, y: Array, test: Array, seed: int, clusters: int = 1) -> Array:
+    """egobox's mixture, which has one cluster unless asked for more."""
+    import egobox
+
+    return egobox.GpMix(n_clusters=clusters, seed=seed).fit(X, y[:, None]).predict(test).ravel()
+
+
+Predict = Callable[[Array, Array, Array, int], Array]
+THEIRS: dict[str, Predict] = {
+    "SMT MOE": smt,
+    "egobox": egobox,
+    "egobox, 2 clusters": partial(egobox, clusters=2),
+}
+CONTESTANTS: dict[str, Predict] = {OURS: ours, "one process": one_process, **THEIRS}
