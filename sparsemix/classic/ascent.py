@@ -7,24 +7,23 @@ from collections.abc import Iterator
 import numpy as np
 
 from sparsemix.classic.assign import Assign, Soft
-from sparsemix.classic.mixture import State, iteration
-from sparsemix.classic.parts import Table
+from sparsemix.classic.mixture import State, Views, iteration
 from sparsemix.classic.squarem import extrapolated
 
 LONGEST = 4.0
 """First bound of an extrapolation, in EM steps; times this after one that met it and gained, halved after a fall."""
 
 
-def climb(state: State, table: Table, assign: Assign, enough: float) -> Iterator[State]:
+def climb(state: State, views: Views, assign: Assign, enough: float) -> Iterator[State]:
     """Exact EM until its limit is at most `enough` above: two plain iterations, then an extrapolated one if it gains.
 
     Only soft responsibilities are extrapolated: hard ones do not move by degrees.
     """
     longest, reached = LONGEST, -np.inf
     while True:
-        one = iteration(state.mixture, table, state.responsibility_NE, assign)
+        one = iteration(state.mixture, views, state.responsibility_NE, assign)
         yield one
-        two = iteration(one.mixture, table, one.responsibility_NE, assign)
+        two = iteration(one.mixture, views, one.responsibility_NE, assign)
         yield two
         left = remaining_gain(state.objective, one.objective, two.objective)
         if max(left, two.objective - reached) <= enough:
@@ -32,7 +31,7 @@ def climb(state: State, table: Table, assign: Assign, enough: float) -> Iterator
         trio, reached, state = (state, one, two), two.objective, two
         if not isinstance(assign, Soft):
             continue
-        leap, reach = _leap(trio, table, assign, longest)
+        leap, reach = _leap(trio, views, assign, longest)
         if leap.objective >= two.objective:
             yield leap
             state = leap
@@ -41,18 +40,18 @@ def climb(state: State, table: Table, assign: Assign, enough: float) -> Iterator
             longest = max(longest / 2, 1.0)
 
 
-def _leap(trio: tuple[State, State, State], table: Table, assign: Assign, longest: float) -> tuple[State, float]:
+def _leap(trio: tuple[State, State, State], views: Views, assign: Assign, longest: float) -> tuple[State, float]:
     last = trio[2]
-    weight_NE = table.weight_N[:, None] * last.responsibility_NE
+    weight_NE = views.gate.weight_N[:, None] * last.responsibility_NE
     log_NE, reach = extrapolated([state.log_joint_NE for state in trio], weight_NE, longest)
-    return iteration(last.mixture, table, assign(log_NE).responsibility_NE, assign), reach
+    return iteration(last.mixture, views, assign(log_NE).responsibility_NE, assign), reach
 
 
-def wander(state: State, table: Table, assign: Assign, enough: float, patience: int) -> Iterator[State]:
+def wander(state: State, views: Views, assign: Assign, enough: float, patience: int) -> Iterator[State]:
     """Iterations whose objective may fall, until none of the last `patience` raised the best by more than `enough`."""
     best, without = state.objective, 0
     while without < patience:
-        state = iteration(state.mixture, table, state.responsibility_NE, assign)
+        state = iteration(state.mixture, views, state.responsibility_NE, assign)
         without = 0 if state.objective > best + enough else without + 1
         best = max(best, state.objective)
         yield state

@@ -19,7 +19,7 @@ CONSTANT = 1e-12
 
 @dataclass(frozen=True)
 class Columns:
-    """N rows of D columns z = (x - mean) / scale; a missing value is at the mean, 0. What is fitted to sparse x takes its mean for 0."""
+    """N rows of D columns z = (x - mean) / scale; a missing value is at the mean, 0. Sparse x has mean 0 by decree."""
 
     raw: Any
     """(N, D), float64 or float32, or CSR."""
@@ -40,27 +40,36 @@ class Columns:
             yield block, self._standardised(self.raw[block])
 
     def _standardised(self, raw: Any) -> Array:
-        z = (raw.toarray() if sparse.issparse(raw) else raw) - self.mean_D
+        z = raw.toarray().astype(np.float64) if sparse.issparse(raw) else raw - self.mean_D
         z /= self.scale_D
         missing = np.isnan(z)
         if missing.any():
             z[missing] = 0.0
         return z
 
+    def products(self, coef_KD: Array) -> Iterator[tuple[slice, Array]]:
+        """The rows, some at a time: which they are, and coef z, (K, rows)."""
+        if not sparse.issparse(self.raw):
+            for block, z_BD in self.blocks():
+                yield block, coef_KD @ z_BD.T
+            return
+        total, rows = self.shape[0], max(64, BLOCK // len(coef_KD))
+        scaled_DK = (coef_KD / self.scale_D).T
+        for first in range(0, total, rows):
+            block = slice(first, min(first + rows, total))
+            yield block, np.ascontiguousarray((self.raw[block] @ scaled_DK).T)
+
     def times(self, coef_KD: Array) -> Array:
         """z coef^T, (N, K) stored by columns, so that sums over k run over whole columns."""
-        if sparse.issparse(self.raw):
-            scaled_KD = coef_KD / self.scale_D
-            return np.asfortranarray(self.raw @ scaled_KD.T - scaled_KD @ self.mean_D)
         out_KN = np.empty((len(coef_KD), self.shape[0]))
-        for block, z_BD in self.blocks():
-            out_KN[:, block] = coef_KD @ z_BD.T
+        for block, product_KB in self.products(coef_KD):
+            out_KN[:, block] = product_KB
         return out_KN.T
 
     def transposed_times(self, value_NK: Array) -> Array:
         """value^T z, (K, D)."""
         if sparse.issparse(self.raw):
-            return ((self.raw.T @ value_NK).T - np.outer(value_NK.sum(axis=0), self.mean_D)) / self.scale_D
+            return (self.raw.T @ value_NK).T / self.scale_D
         out_KD = np.zeros((value_NK.shape[1], self.shape[1]))
         for block, z_BD in self.blocks():
             out_KD += value_NK[block].T @ z_BD

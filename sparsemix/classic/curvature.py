@@ -74,10 +74,9 @@ def solved(pair_KKDD: Array, ridge_D: Array, gradient_KD: Array) -> Array:
     return centred(np.vstack([step.reshape(free, features), np.zeros(features)]))
 
 
-def quadratic(pair_KKDD: Array, step_KD: Array) -> float:
-    """step' H step = sum over a < b of (step_a - step_b)' C_ab (step_a - step_b)."""
-    difference_KKD = step_KD[:, None] - step_KD
-    return 0.5 * float(np.einsum("abi,abij,abj->", difference_KKD, pair_KKDD, difference_KKD))
+def applied(pair_KKDD: Array, step_KD: Array) -> Array:
+    """The negative second derivatives times a step, (K, D): sum_b C_ab (step_a - step_b)."""
+    return np.einsum("abij,abj->ai", pair_KKDD, step_KD[:, None] - step_KD)
 
 
 def centred(value_KD: Array) -> Array:

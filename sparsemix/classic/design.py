@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 from scipy import sparse
 from sklearn.base import BaseEstimator, clone
-from sklearn.utils import _safe_indexing
+from sklearn.utils import Tags, _safe_indexing, get_tags
 from sklearn.utils.validation import has_fit_parameter
 
 from sparsemix.checks import check
@@ -84,6 +84,15 @@ class Design(BaseEstimator):
         if not len(self.missing_):
             return raw
         return np.column_stack([raw, np.isnan(raw[:, self.missing_]).astype(raw.dtype)])
+
+
+def reading_tags(tags: Tags, features: Any) -> Tags:
+    """The tags of a part that reads X through a design: what the transformer takes; without one, everything."""
+    if features is not None:
+        tags.input_tags = get_tags(features).input_tags
+    else:
+        tags.input_tags.sparse = tags.input_tags.allow_nan = tags.input_tags.categorical = True
+    return tags
 
 
 def _fitted(features: Any, X: Any, weight_N: Array) -> Any:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from sparsemix.classic.ascent import climb, wander
 from sparsemix.classic.assign import Assign, Soft
-from sparsemix.classic.mixture import Mixture, State, e_step, iteration
+from sparsemix.classic.mixture import Mixture, State, Views, e_step, iteration
 from sparsemix.classic.parts import Array, Table
 
 Observe = Callable[[int, float], None]
@@ -65,20 +65,15 @@ def run_em(
 
     Source: Jordan & Jacobs, "Hierarchical mixtures of experts and the EM algorithm" (1994); Dempster et al. (1977).
     """
-    first = iteration(mixture, table, responsibility_NE, assign)
-    run = _followed(first, table, assign, stopping, observe)
-    if assign.settles or len(run.path) == stopping.max_iter:
-        return run
-    left = stopping._replace(max_iter=stopping.max_iter - len(run.path))
+    views = mixture.views(table)
+    run = _followed(iteration(mixture, views, responsibility_NE, assign), views, assign, stopping, observe)
     seen = len(run.path)
-    restarted = e_step(run.mixture, table, Soft())
-    soft = _followed(
-        iteration(run.mixture, table, restarted.responsibility_NE, Soft()),
-        table,
-        Soft(),
-        left,
-        lambda number, objective: observe(seen + number, objective),
-    )
+    if assign.settles or seen == stopping.max_iter:
+        return run
+    again_NE = e_step(run.mixture, views, Soft()).responsibility_NE
+    first = iteration(run.mixture, views, again_NE, Soft())
+    left = stopping._replace(max_iter=stopping.max_iter - seen)
+    soft = _followed(first, views, Soft(), left, lambda number, objective: observe(seen + number, objective))
     return appended(run, soft)
 
 
@@ -90,12 +85,12 @@ def appended(run: Run, further: Run) -> Run:
     return run._replace(path=path, converged=further.converged)
 
 
-def _followed(first: State, table: Table, assign: Assign, stopping: Stopping, observe: Observe) -> Run:
-    enough = stopping.tol * float(table.weight_N.sum())
+def _followed(first: State, views: Views, assign: Assign, stopping: Stopping, observe: Observe) -> Run:
+    enough = stopping.tol * float(views.gate.weight_N.sum())
     if first.mixture.exact and assign.settles:
-        states = climb(first, table, assign, enough)
+        states = climb(first, views, assign, enough)
     else:
-        states = wander(first, table, assign, enough, stopping.patience)
+        states = wander(first, views, assign, enough, stopping.patience)
     return _collected(first, states, stopping.max_iter, observe)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from sparsemix.classic.assign import Assign, Soft
 from sparsemix.classic.em import Observe, Run, Stopping, appended, run_em
-from sparsemix.classic.mixture import Mixture, e_step
+from sparsemix.classic.mixture import Mixture
 from sparsemix.classic.parts import Array, Experts, Gate, Table
 from sparsemix.classic.starts import Start, reseeded
 
@@ -42,7 +42,7 @@ def fit_from(plan: Plan, mixture: Mixture, table: Table, responsibility_NE: Arra
 
 def resume(plan: Plan, mixture: Mixture, table: Table) -> Run:
     """EM from a fitted mixture, on its table or another: a warm start."""
-    return fit_from(plan, mixture, table, e_step(mixture, table, Soft()).responsibility_NE)
+    return fit_from(plan, mixture, table, Soft()(mixture.log_joint(table.X, table.y)).responsibility_NE)
 
 
 def revived(plan: Plan, table: Table, run: Run) -> Run:

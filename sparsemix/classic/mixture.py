@@ -8,6 +8,13 @@ from sparsemix.classic.assign import Assign
 from sparsemix.classic.parts import Array, Experts, Gate, Table
 
 
+class Views(NamedTuple):
+    """One table as each part reads it fastest, made once for all passes of EM."""
+
+    experts: Table
+    gate: Table
+
+
 class Mixture(NamedTuple):
     """Experts and the gate that mixes them: p(y | x) = sum_e p(e | x) p(y | x, e)."""
 
@@ -28,12 +35,16 @@ class Mixture(NamedTuple):
         """Whether an iteration of EM with soft or hard responsibilities never lowers the objective."""
         return self.experts.exact and self.gate.exact
 
+    def views(self, table: Table) -> Views:
+        """The table as experts and gate read it fastest."""
+        return Views(
+            table._replace(X=self.experts.prepared(table.X)),
+            table._replace(X=self.gate.prepared(table.X)),
+        )
+
     def updated(self, table: Table, responsibility_NE: Array) -> Mixture:
         """The M step of both parts."""
-        return Mixture(
-            self.experts.updated(table, table.weight_N[:, None] * responsibility_NE),
-            self.gate.updated(table, responsibility_NE),
-        )
+        return m_step(self, self.views(table), responsibility_NE)
 
     def only(self, keep_E: Array) -> Mixture:
         """The mixture of some of the experts."""
@@ -47,18 +58,25 @@ class State(NamedTuple):
     objective: float
     """sum_n w_n evidence_n - penalty."""
     log_joint_NE: Array
-    evidence_N: Array
     responsibility_NE: Array
 
 
-def e_step(mixture: Mixture, table: Table, assign: Assign) -> State:
-    """What the mixture says of the rows."""
-    log_joint_NE = mixture.gate.log_scores(table.X) + mixture.experts.training_log_density(table)
+def m_step(mixture: Mixture, views: Views, responsibility_NE: Array) -> Mixture:
+    """Experts and gate fitted to the responsibilities."""
+    weight_NE = views.experts.weight_N[:, None] * responsibility_NE
+    return Mixture(
+        mixture.experts.updated(views.experts, weight_NE), mixture.gate.updated(views.gate, responsibility_NE)
+    )
+
+
+def e_step(mixture: Mixture, views: Views, assign: Assign) -> State:
+    """What the mixture says of the rows that it was just fitted to."""
+    log_joint_NE = mixture.gate.log_scores(views.gate.X) + mixture.experts.training_log_density(views.experts)
     evidence_N, responsibility_NE = assign(log_joint_NE)
-    objective = float(table.weight_N @ evidence_N) - mixture.penalty
-    return State(mixture, objective, log_joint_NE, evidence_N, responsibility_NE)
+    objective = float(views.gate.weight_N @ evidence_N) - mixture.penalty
+    return State(mixture, objective, log_joint_NE, responsibility_NE)
 
 
-def iteration(mixture: Mixture, table: Table, responsibility_NE: Array, assign: Assign) -> State:
+def iteration(mixture: Mixture, views: Views, responsibility_NE: Array, assign: Assign) -> State:
     """M step, then E step."""
-    return e_step(mixture.updated(table, responsibility_NE), table, assign)
+    return e_step(m_step(mixture, views, responsibility_NE), views, assign)

@@ -8,12 +8,13 @@ import numpy as np
 from scipy.sparse.linalg import LinearOperator, cg
 
 from sparsemix.classic.columns import Columns, as_columns
-from sparsemix.classic.curvature import PairSums, centred, quadratic, rows_in_block, solved
+from sparsemix.classic.curvature import PairSums, applied, centred, rows_in_block, solved
 from sparsemix.classic.parts import Array
 
 HALVINGS = 20
 ENOUGH = 1e-9
 """Steps end when one would gain less than this, in nats a unit of weight."""
+ONLINE_STEPS = 5
 LARGE = 500
 """From so many coefficients on, steps are by conjugate gradients, without the matrix of second derivatives."""
 CONJUGATE_STEPS = 50
@@ -48,8 +49,8 @@ class Logits(NamedTuple):
     def objective(self, z: Columns | Array, target_NK: Array, weight_N: Array) -> float:
         """sum_n w_n sum_k target_nk log p(k | z_n) - penalty; targets of a row sum to 1."""
         total = 0.0
-        for block, z_BD in as_columns(z).blocks():
-            log_KB = log_softmax(self.coef_KD @ z_BD.T + self.intercept_K[:, None])
+        for block, score_KB in as_columns(z).products(self.coef_KD):
+            log_KB = log_softmax(score_KB + self.intercept_K[:, None])
             total += float(weight_N[block] @ (target_NK[block].T * log_KB).sum(axis=0))
         return total - self.penalty
 
@@ -124,13 +125,11 @@ def is_small(logits: Logits) -> bool:
     return logits.n_parameters < LARGE
 
 
-def online_step(
-    logits: Logits, past_KKDD: Array, z: Columns, target_NK: Array, weight_N: Array
-) -> tuple[Logits, Array]:
-    """One step on the log-likelihood of new rows - 1/2 delta' (H + alpha) delta, delta the step, H of the rows before.
+def online_step(start: Logits, past_KKDD: Array, z: Columns, target_NK: Array, weight_N: Array) -> tuple[Logits, Array]:
+    """An M step on new rows: raises their log-likelihood - d' (H + alpha) d / 2, d the way from `start`, H of old rows.
 
-    So the rows before are remembered by a quadratic around what was learned of them (Laplace's approximation, the
-    extended Kalman filter of a softmax). Halved until that does not fall.
+    So the rows before are remembered by a quadratic around what was learned of them: Laplace's approximation, of which
+    one Newton step is the extended Kalman filter.
 
     Args:
         past_KKDD: C_ab of `curvature` of the rows before, discounted.
@@ -138,17 +137,25 @@ def online_step(
     Returns:
         The logits, and C_ab with the new rows.
     """
-    _, gradient_KD, pair_KKDD = derivatives(logits._replace(alpha=0.0), z, target_NK, weight_N)
-    pair_KKDD = past_KKDD + pair_KKDD
-    step_KD = solved(pair_KKDD, logits.ridge_D, gradient_KD)
-    held = 0.5 * (quadratic(past_KKDD, step_KD) + float((logits.ridge_D * step_KD**2).sum()))
-    free = logits._replace(alpha=0.0)
-    before = free.objective(z, target_NK, weight_N)
-    for halvings in range(HALVINGS):
-        share = 0.5**halvings
-        if free.moved(share * step_KD).objective(z, target_NK, weight_N) - share**2 * held >= before:
-            return logits.moved(share * step_KD), pair_KKDD
-    return logits, pair_KKDD
+    rows = (z, target_NK, weight_N)
+    free, way_KD, pair_KKDD = start._replace(alpha=0.0), np.zeros(past_KKDD.shape[1:3]), np.zeros_like(past_KKDD)
+
+    def held(way_KD: Array) -> Array:
+        return applied(past_KKDD, way_KD) + start.ridge_D * way_KD
+
+    for _ in range(ONLINE_STEPS):
+        objective, gradient_KD, pair_KKDD = derivatives(free.moved(way_KD), *rows)
+        objective -= 0.5 * float((way_KD * held(way_KD)).sum())
+        gradient_KD -= held(way_KD)
+        step_KD = solved(past_KKDD + pair_KKDD, start.ridge_D, gradient_KD)
+        if float((gradient_KD * step_KD).sum()) < ENOUGH * weight_N.sum():
+            break
+        for halvings in range(HALVINGS):
+            trial_KD = way_KD + step_KD / 2**halvings
+            if free.moved(trial_KD).objective(*rows) - 0.5 * float((trial_KD * held(trial_KD)).sum()) >= objective:
+                way_KD = trial_KD
+                break
+    return start.moved(way_KD), past_KKDD + pair_KKDD
 
 
 def _risen(logits: Logits, step: Step, z: Columns, target_NK: Array, weight_N: Array) -> Logits | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import deepcopy
 from itertools import product
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +21,8 @@ from sparsemix.classic.multinomial import normalised
 from sparsemix.classic.parts import Array, Table
 
 CRITERIA = ("bic", "cv", "prune")
+TAKEOVER = 5
+"""Iterations of EM after which it is seen how much an expert is missed."""
 SEEDS = np.iinfo(np.int32).max
 
 
@@ -32,27 +35,30 @@ class Choice(NamedTuple):
 
 
 def choose(
-    how: str,
-    plan: Plan,
-    table: Table,
-    numbers: Sequence[int],
-    cv: Any,
-    random: np.random.RandomState,
-    n_jobs: int | None = None,
+    how: str, plan: Plan, table: Table, numbers: Any, cv: Any, random: np.random.RandomState, n_jobs: int | None = None
 ) -> Choice:
     """Fit mixtures with some numbers of experts, and keep the best.
 
     Args:
         how: one of `CRITERIA`.
-        numbers: in a row, the least first.
+        numbers: the least and the largest number.
         cv: folds, as scikit-learn's `check_cv` takes them.
         n_jobs: fits at a time, by joblib; the choice does not depend on it. Pruning fits one after the other.
     """
+    tried = candidates(numbers)
     if how == "bic":
-        return by_bic(plan, table, numbers, random, n_jobs)
+        return by_bic(plan, table, tried, random, n_jobs)
     if how == "cv":
-        return by_cross_validation(plan, table, numbers, cv, random, n_jobs)
-    return by_pruning(plan, table, numbers, random)
+        return by_cross_validation(plan, table, tried, cv, random, n_jobs)
+    return by_pruning(plan, table, tried, random)
+
+
+def candidates(numbers: Any) -> range:
+    """All numbers from the least to the largest."""
+    pair = isinstance(numbers, Sequence | np.ndarray) and len(numbers) == 2
+    pair = pair and all(isinstance(number, Integral) for number in numbers) and 1 <= numbers[0] <= numbers[1]
+    check(pair, "n_experts_range", "must be whole numbers (least, largest), 1 <= least <= largest", repr(numbers))
+    return range(numbers[0], numbers[1] + 1)
 
 
 def by_bic(
@@ -98,33 +104,30 @@ def by_cross_validation(
 
 
 def by_pruning(plan: Plan, table: Table, numbers: Sequence[int], random: np.random.RandomState) -> Choice:
-    """EM with the largest number, from which the expert that is worth least dies, again and again; the lowest BIC.
+    """EM with the largest number, from which the expert that is missed least dies, again and again; the lowest BIC.
 
-    An expert is worth the log-likelihood that is lost when the others take its rows over; EM goes on from there. All
-    numbers down to the least are seen, for BIC may rise before it falls, as in Figueiredo & Jain, "Unsupervised
+    All numbers down to the least are seen, for BIC may rise before it falls, as in Figueiredo & Jain, "Unsupervised
     learning of finite mixture models" (2002), which prunes mixtures of normals.
     """
     run = _fit(plan, table, numbers[-1], random.randint(SEEDS))
     best, bic = run, [bic_of(run.mixture, table)]
     for _ in numbers[1:]:
-        run = resume(plan, without_least(run.mixture, table), table)
+        run = resume(plan, without_least(plan, run.mixture, table), table)
         bic.append(bic_of(run.mixture, table))
         best = run if bic[-1] <= min(bic) else best
     return Choice(best, {"n_experts": np.array(numbers), "bic": np.array(bic[::-1])})
 
 
-def without_least(mixture: Mixture, table: Table) -> Mixture:
-    """The mixture without the expert whose absence costs the least log-likelihood, before any further fit."""
-    log_density_NE = mixture.experts.log_density(table.X, table.y)
-    everyone_E = np.arange(log_density_NE.shape[1])
+def without_least(plan: Plan, mixture: Mixture, table: Table) -> Mixture:
+    """The mixture without the expert whose rows the others explain best, after a few iterations to take them over."""
+    experts = mixture.gate.log_scores(table.rows(np.arange(1)).X).shape[1]
+    short = plan._replace(stopping=plan.stopping._replace(max_iter=min(TAKEOVER, plan.stopping.max_iter)))
+    others_E = (np.delete(np.arange(experts), expert) for expert in range(experts))
+    return max((resume(short, mixture.only(others), table) for others in others_E), key=_objective).mixture
 
-    def remaining(expert: int) -> float:
-        others = np.delete(everyone_E, expert)
-        log_gate_NE = normalised(mixture.gate.only(others).log_scores(table.X))
-        return float(table.weight_N @ logsumexp(log_gate_NE + log_density_NE[:, others], axis=1))
 
-    least = max(range(len(everyone_E)), key=remaining)
-    return mixture.only(np.delete(everyone_E, least))
+def _objective(run: Run) -> float:
+    return run.objective
 
 
 def bic_of(mixture: Mixture, table: Table) -> float:

@@ -25,7 +25,6 @@ import sparsemix.classic
 from sparsemix.classic import (
     ClassifierGate,
     ConstantGate,
-    EstimatorExperts,
     GaussianGate,
     HierarchicalMoEClassifier,
     HierarchicalMoERegressor,
@@ -35,6 +34,7 @@ from sparsemix.classic import (
     load,
     save,
 )
+from sparsemix.classic.experts import EstimatorExperts
 from sparsemix.classic.persistence import HEADER, is_known
 
 TREES = "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor"
@@ -54,8 +54,8 @@ MODELS = {
     "gaussian gate": MoERegressor(max_iter=5, gating=GaussianGate()),
     "classifier gate": MoERegressor(max_iter=5, gating=ClassifierGate(LogisticRegression())),
     "tree": HierarchicalMoERegressor(max_iter=5),
-    "ridge": MoERegressor(Ridge(), max_iter=3),
-    "several": MoERegressor([Ridge(), make_pipeline(StandardScaler(), Ridge())], max_iter=3),
+    "ridge": MoERegressor(EstimatorExperts(Ridge()), max_iter=3),
+    "several": MoERegressor(EstimatorExperts([Ridge(), make_pipeline(StandardScaler(), Ridge())]), max_iter=3),
     "process": MoERegressor(
         EstimatorExperts(GaussianProcessRegressor(RBF() + WhiteKernel(), optimizer=None)), max_iter=2
     ),
@@ -69,9 +69,8 @@ def test_a_model_predicts_the_same_bits(name: str, X: np.ndarray, tmp_path: Path
     save(model, tmp_path / "model.skops")
     again = load(tmp_path / "model.skops")
     np.testing.assert_array_equal(again.predict(X), model.predict(X))
-    if isinstance(model, BaseEstimator) and hasattr(model, "predict_quantiles"):
+    if isinstance(model, MoERegressor):
         np.testing.assert_array_equal(again.predict_quantiles(X), model.predict_quantiles(X))
-        assert repr(again) == repr(model)
 
 
 @pytest.mark.parametrize("estimator", [MoEClassifier, HierarchicalMoEClassifier])
@@ -86,7 +85,7 @@ def test_classes_come_back(estimator, X: np.ndarray, tmp_path: Path) -> None:
 
 
 def test_types_that_skops_does_not_call_safe_are_named(X: np.ndarray, tmp_path: Path) -> None:
-    model = MoERegressor(HistGradientBoostingRegressor(max_iter=2), max_iter=2).fit(X, X[:, 0])
+    model = MoERegressor(EstimatorExperts(HistGradientBoostingRegressor(max_iter=2)), max_iter=2).fit(X, X[:, 0])
     save(model, tmp_path / "model.skops")
     with pytest.raises(ValueError, match=rf"must hold trusted types only, got {TREES}; .* trusted=\['{TREES}'\]"):
         load(tmp_path / "model.skops")
@@ -116,9 +115,7 @@ def test_nothing_that_is_not_trusted_is_made(X: np.ndarray, tmp_path: Path) -> N
     assert not Trap.sprung
 
 
-@pytest.mark.parametrize(
-    "loader", ["FunctionNode", "ObjectNode", "ConstructorFromReduceNode", "TypeNode", "OperatorFuncNode"]
-)
+@pytest.mark.parametrize("loader", ["FunctionNode", "ObjectNode", "ConstructorFromReduceNode", "TypeNode"])
 @pytest.mark.parametrize(
     "name", ["os.system", "sparsemix.classic.persistence.save", "sparsemix.classic.display.style.require"]
 )
@@ -210,7 +207,7 @@ def test_a_damaged_file_is_refused_in_a_line(damage: str, X: np.ndarray, tmp_pat
 
 def test_a_file_of_skops_alone_is_refused(tmp_path: Path) -> None:
     skops.io.dump([1], tmp_path / "model.skops")
-    with pytest.raises(ValueError, match="written by sparsemix.classic.save"):
+    with pytest.raises(ValueError, match=r"written by sparsemix\.classic\.save"):
         load(tmp_path / "model.skops")
 
 

@@ -12,6 +12,7 @@ from sklearn.model_selection import GridSearchCV, RandomizedSearchCV
 from sklearn.pipeline import Pipeline
 
 from sparsemix.checks import check
+from sparsemix.classic.experts.gaussian_process import Process
 
 
 def count_parameters(fitted: Any) -> float:
@@ -27,6 +28,8 @@ def count_parameters(fitted: Any) -> float:
     """
     if isinstance(fitted, Pipeline):
         return count_parameters(fitted.steps[-1][1])
+    if isinstance(fitted, Process):
+        return count_parameters(fitted.fitted)
     if isinstance(fitted, GridSearchCV | RandomizedSearchCV):
         return count_parameters(fitted.best_estimator_)
     if isinstance(fitted, TransformedTargetRegressor):

@@ -14,7 +14,7 @@ from sklearn.utils.parallel import Parallel, delayed
 
 from sparsemix.checks import check
 from sparsemix.classic.experts.classes import ClassExpert
-from sparsemix.classic.experts.holding_out import NEGLIGIBLE, Expert, fitted, refitted
+from sparsemix.classic.experts.holding_out import NEGLIGIBLE, Expert, HeldOut, fitted, refitted
 from sparsemix.classic.experts.moments import Scale
 from sparsemix.classic.experts.normal import NormalExpert
 from sparsemix.classic.experts.requirements import check_kind, estimators_of
@@ -37,7 +37,8 @@ class EstimatorExperts(Experts):
 
     **Rows held out.** Trees, boosting and neighbours reproduce the rows they were fitted to: their residuals say
     nothing of the noise, and EM has no reason to give a row to another expert. With `cross_fit=5` residuals and the
-    densities of the E step come from fits to the other folds. After the fit, densities of those rows are those of any.
+    densities of the E step come from fits to the other folds, which stay the same for the whole fit. What is asked of
+    the fitted model later, of whatever rows, comes from the fits to all rows, with that noise.
 
     **Seeds.** `random_state`s that are None become seeds, one set for each expert that all its M steps share, so that
     EM compares fits and not draws.
@@ -59,8 +60,8 @@ class EstimatorExperts(Experts):
     """
 
     experts_E_: Sequence[Expert]
-    held_out_NE_: Array | None = None
-    """Log densities of the rows of the last M step; no part of a copy or of a saved model."""
+    held_out_: HeldOut | None = None
+    """Of the last M step; no part of a copy or of a saved model."""
 
     def __init__(
         self,
@@ -90,7 +91,7 @@ class EstimatorExperts(Experts):
         return tags
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "held_out_NE_"}
+        return {name: value for name, value in vars(self).items() if name != "held_out_"}
 
     @property
     def takes_frames(self) -> bool:
@@ -158,7 +159,7 @@ class EstimatorExperts(Experts):
         new = copy(self)
         new.experts_E_ = [outcome.expert for outcome in outcomes]
         if self.cross_fit is not None:
-            new.held_out_NE_ = np.stack([outcome.held_out_N for outcome in outcomes], axis=1)
+            new.held_out_ = HeldOut(table.y, np.stack([outcome.held_out_N for outcome in outcomes], axis=1))
         return new
 
     def partially_updated(self, table: Table, weight_NE: Array, keep: float) -> Self:
@@ -178,7 +179,9 @@ class EstimatorExperts(Experts):
         return np.stack([expert.log_density(expert.said(X), y) for expert in self.experts_E_], axis=1)
 
     def training_log_density(self, table: Table) -> Array:
-        return super().training_log_density(table) if self.held_out_NE_ is None else self.held_out_NE_
+        if self.held_out_ is not None and self.held_out_.are_of(table):
+            return self.held_out_.log_NE
+        return super().training_log_density(table)
 
     def output(self, X: Any) -> Array:
         return np.stack([expert.output(X) for expert in self.experts_E_], axis=1)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.model_selection import KFold
-from sklearn.utils import _safe_indexing
 
+from sparsemix.checks import check
 from sparsemix.classic.experts.classes import ClassExpert
 from sparsemix.classic.experts.normal import NormalExpert
 from sparsemix.classic.parts import Array, Table
@@ -28,6 +27,18 @@ class Outcome(NamedTuple):
     """Why the estimator could not be fitted to the rows; the expert is then what it was."""
 
 
+class HeldOut(NamedTuple):
+    """Densities of the rows of one table, of fits without them."""
+
+    y: Array
+    """The targets of that table."""
+    log_NE: Array
+
+    def are_of(self, table: Table) -> bool:
+        """Whether they are of the rows of this table and not of others."""
+        return self.y is table.y
+
+
 def fitted(expert: Expert, table: Table, weight_N: Array, folds: int | None) -> Outcome:
     """The expert fitted to its rows; its noise, and the log density of rows, from folds held out where there are any.
 
@@ -39,11 +50,19 @@ def fitted(expert: Expert, table: Table, weight_N: Array, folds: int | None) -> 
     if folds is None:
         return Outcome(new.settled(new.said(rows.X), rows.y, weight_kept_N, held_out=False))
     said = new.said(table.X)
-    for train, test in KFold(folds, shuffle=True, random_state=expert.seed).split(kept_N):
-        other = expert.fitted(rows.rows(train), weight_kept_N[train])
-        said[kept_N[test]] = other.said(_safe_indexing(rows.X, test))
+    fold_N = _folds(len(table.weight_N), folds, expert.seed)[kept_N]
+    present = np.unique(fold_N)
+    check(len(present) > 1, "cross_fit", "needs rows of two folds", f"{len(kept_N)} rows of one")
+    for fold in present:
+        own, others = np.flatnonzero(fold_N == fold), np.flatnonzero(fold_N != fold)
+        said[kept_N[own]] = expert.fitted(rows.rows(others), weight_kept_N[others]).said(rows.rows(own).X)
     new = new.settled(said[kept_N], rows.y, weight_kept_N, held_out=True)
     return Outcome(new, new.log_density(said, table.y))
+
+
+def _folds(num_rows: int, folds: int, seed: int) -> Array:
+    """The fold of each row: the same in all M steps, so that EM compares fits and not draws."""
+    return np.random.RandomState(seed).permutation(num_rows) % folds
 
 
 def refitted(expert: Expert, table: Table, weight_N: Array, folds: int | None) -> Outcome:

@@ -66,7 +66,7 @@ def _sparse_moments(X: Any, t_NM: Array, weight_NE: Array, scale: Scale) -> Arra
             moment_PP[np.ix_(others, others)] += weighted_NP.T @ other_NP
     moment_EPP[:, others, features] = moment_EPP[:, features, others].swapaxes(1, 2)
     centring_PP = np.eye(width)
-    centring_PP[features, 0] = -columns.origin_D
+    centring_PP[features, 0] = -scale.origin_D
     moment_EPP = centring_PP @ moment_EPP @ centring_PP.T
     unit_P = np.ones(width)
     unit_P[features] = scale.unit_D

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from copy import copy, deepcopy
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 from sklearn.base import clone
 from sklearn.pipeline import Pipeline
-from sklearn.utils import _safe_indexing
+from sklearn.utils import Tags, _safe_indexing, get_tags
 from sklearn.utils.validation import _num_samples, has_fit_parameter
 
 from sparsemix.checks import check
@@ -42,6 +42,11 @@ class ClassifierGate(Gate):
         self.estimator = estimator
         self.smoothing = smoothing
 
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags = get_tags(self.estimator).input_tags
+        return tags
+
     def started(self, table: Table, n_experts: int) -> Self:
         seen, remedy = f"{self.estimator!r} without it", "wrap it in CalibratedClassifierCV"
         check(hasattr(self.estimator, "predict_proba"), "estimator", "must have predict_proba", seen, remedy)
@@ -60,8 +65,9 @@ class ClassifierGate(Gate):
         new.experts_E_, new.labels_ = np.arange(responsibility_NE.shape[1]), np.unique(label_R)
         new.classifier_ = None
         if len(new.labels_) > 1:
-            weights = dict.fromkeys(weight_names(self.estimator), weight_R)
-            new.classifier_ = clone(self.estimator).fit(_safe_indexing(table.X, row_R), label_R, **weights)
+            classifier = cast(Any, clone(self.estimator))
+            weights = dict.fromkeys(weight_names(classifier), weight_R)
+            new.classifier_ = classifier.fit(_safe_indexing(table.X, row_R), label_R, **weights)
         return new
 
     def _labelled(self, table: Table, responsibility_NE: Array) -> tuple[Array, Array, Array]:

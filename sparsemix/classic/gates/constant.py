@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.utils import Tags
 from sklearn.utils.validation import _num_samples
 
-from sparsemix.classic.columns import Columns
+from sparsemix.classic.design import reading_tags
 from sparsemix.classic.parts import Array, Gate, Table
 
 
@@ -23,9 +23,7 @@ class ConstantGate(Gate):
     """Weight of the rows of each expert."""
 
     def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.sparse = True
-        return tags
+        return reading_tags(super().__sklearn_tags__(), None)
 
     def started(self, table: Table, n_experts: int) -> Self:
         new = copy(self)
@@ -33,8 +31,7 @@ class ConstantGate(Gate):
         return new
 
     def log_scores(self, X: Any) -> Array:
-        rows = X.shape[0] if isinstance(X, Columns) else _num_samples(X)
-        return np.broadcast_to(log_shares(self.weight_E_), (rows, len(self.weight_E_)))
+        return np.broadcast_to(log_shares(self.weight_E_), (_num_samples(X), len(self.weight_E_)))
 
     def updated(self, table: Table, responsibility_NE: Array) -> Self:
         new = copy(self)

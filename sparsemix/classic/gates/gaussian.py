@@ -6,9 +6,10 @@ from copy import copy
 from typing import Any, Self
 
 import numpy as np
+from sklearn.utils import Tags
 
 from sparsemix.checks import check
-from sparsemix.classic.design import Design
+from sparsemix.classic.design import Design, reading_tags
 from sparsemix.classic.gates.constant import log_shares
 from sparsemix.classic.gates.covariance import Covariance, Diagonal, Full, Moments
 from sparsemix.classic.parts import Array, Gate, Table
@@ -45,13 +46,17 @@ class GaussianGate(Gate):
         self.alpha = alpha
         self.features = features
 
+    def __sklearn_tags__(self) -> Tags:
+        return reading_tags(super().__sklearn_tags__(), self.features)
+
     def started(self, table: Table, n_experts: int) -> Self:
         check(self.covariance in COVARIANCES, "covariance", "must be 'full' or 'diag'", repr(self.covariance))
         check(self.alpha >= 1e-6, "alpha", "must be at least 1e-6, or covariances may be singular", self.alpha)
         new = copy(self)
         new.design_ = Design(self.features).fitted(table.X, table.weight_N)
         new.mean_ED_ = np.zeros((n_experts, len(new.design_.scale_D_)))
-        return new.updated(table, np.full((len(table.weight_N), n_experts), 1 / n_experts))
+        nothing = COVARIANCES[self.covariance].squares(np.zeros((n_experts, 0)), np.zeros((0, new.mean_ED_.shape[1])))
+        return new._learned(Moments(np.zeros(n_experts), new.mean_ED_, nothing))
 
     def prepared(self, X: Any) -> Any:
         return self.design_.columns(X)
@@ -67,12 +72,13 @@ class GaussianGate(Gate):
         return self._learned(self._moments(table, responsibility_NE).after(self.moments_, keep))
 
     def _moments(self, table: Table, responsibility_NE: Array) -> Moments:
-        sum_ED, square = np.zeros_like(self.mean_ED_), 0.0
+        weight_E, sum_ED, square = (np.zeros_like(sums) for sums in self.moments_)
         for block, z_BD in self.design_.columns(table.X).blocks():
             weight_EB = responsibility_NE[block].T * table.weight_N[block]
+            weight_E += weight_EB.sum(axis=1)
             sum_ED += weight_EB @ z_BD
-            square = square + COVARIANCES[self.covariance].squares(weight_EB, z_BD)
-        return Moments(table.weight_N @ responsibility_NE, sum_ED, np.asarray(square))
+            square += COVARIANCES[self.covariance].squares(weight_EB, z_BD)
+        return Moments(weight_E, sum_ED, square)
 
     def _learned(self, moments: Moments) -> Self:
         """The gate of these moments; an expert without rows stays where it was."""

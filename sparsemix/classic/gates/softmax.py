@@ -6,10 +6,10 @@ from copy import copy
 from typing import Any, Self
 
 import numpy as np
-from sklearn.utils import Tags, get_tags
+from sklearn.utils import Tags
 
 from sparsemix.checks import check
-from sparsemix.classic.design import Design
+from sparsemix.classic.design import Design, reading_tags
 from sparsemix.classic.multinomial import LARGE, Logits, climb, is_small, online_step, uniform
 from sparsemix.classic.parts import Array, Gate, Table
 
@@ -18,9 +18,10 @@ class SoftmaxGate(Gate):
     """p(e | x) = softmax_e(v_e z + c_e) on standardised columns z (`Design`), fitted by damped Newton steps (IRLS).
 
     Args:
-        alpha: penalty alpha / 2 ||v||^2; without it the weights of separable regions grow without end.
+        alpha: penalty alpha / 2 ||v||^2 on the log-likelihood of all rows, as if v ~ N(0, 1 / alpha). Small, since
+            experts with regions of their own need steep gates; not 0, since gates that are wrong separate few rows too.
         features: a transformer of scikit-learn that makes the columns z is of, for regions that are not linear.
-        steps: Newton steps an M step at most.
+        steps: Newton steps an M step at most; more cost more time than the iterations of EM that they save.
 
     Source: Jordan & Jacobs (1994), section 4 and appendix A.
     """
@@ -31,15 +32,13 @@ class SoftmaxGate(Gate):
     curvature_: Array | None
     """Second derivatives at the last step, as `curvature` has them: what an online step remembers of rows before."""
 
-    def __init__(self, alpha: float = 1e-3, features: Any = None, steps: int = 5) -> None:
+    def __init__(self, alpha: float = 1e-2, features: Any = None, steps: int = 1) -> None:
         self.alpha = alpha
         self.features = features
         self.steps = steps
 
     def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.sparse = self.features is None or get_tags(self.features).input_tags.sparse
-        return tags
+        return reading_tags(super().__sklearn_tags__(), self.features)
 
     def started(self, table: Table, n_experts: int) -> Self:
         check(self.alpha >= 0, "alpha", "must not be negative", self.alpha)

@@ -35,43 +35,48 @@ class Cuts(NamedTuple):
         return Cuts(self.vector_DC[:, chosen_C], self.output_C[chosen_C])
 
 
-def joined(first: Cuts, second: Cuts) -> Cuts:
-    """All cuts of both."""
-    return Cuts(np.hstack([first.vector_DC, second.vector_DC]), np.append(first.output_C, second.output_C))
-
-
 def edge(place: Array) -> Array:
     """0 below -1/2, 1 above 1/2, smooth between; zero, not little, far away: parts have no rows far from them."""
     t = np.clip(place + 0.5, 0.0, 1.0)
     return t * t * t * (t * (6 * t - 15) + 10)
 
 
-def proposed(part: Part) -> tuple[Cuts, Cuts]:
-    """Cuts across directions: columns and those of `hessians`; and, for regression, cuts by residuals.
+class Directions(NamedTuple):
+    """Cuts across directions, and the slopes by which a cut of each output's residual goes."""
+
+    cuts: Cuts
+    slope_MDS: Array
+
+
+def directions(part: Part) -> Directions:
+    """Cuts across columns and across the directions of `hessians`.
 
     A law that changes across v, say r = sign(v z) (b z), makes E[r z z^T] of rank two in the span of v and b
     (principal Hessian directions); of eigenvalues a > 0 > -c, v and b are sqrt(a) e_1 +- sqrt(c) e_2. Laws that z does
-    not tell apart, r = +- b z, show b in E[r^2 z z^T]; their rows are told apart by the sign of r (b z).
+    not tell apart, r = +- b z, show b in E[r^2 z z^T].
 
     Source: Li, "On principal Hessian directions for data visualization and dimension reduction" (1992).
     """
     features = part.u_ND.shape[1] - 1
-    across, slopes = [np.eye(features)], []
-    constant = np.append(1.0, np.zeros(features))[:, None]
-    for output, (bent_DD, spread_DD) in enumerate(hessians(part)):
+    across, steepest = [np.eye(features)], []
+    for bent_DD, spread_DD in hessians(part):
         values, vectors = np.linalg.eigh(bent_DD)
         low_D = vectors[:, :1] * np.sqrt(max(-values[0], 0.0))
         high_D = vectors[:, -1:] * np.sqrt(max(values[-1], 0.0))
-        steepest_D = np.linalg.eigh(spread_DD)[1][:, -1:]
-        across += [low_D if -values[0] > values[-1] else high_D, high_D + low_D, high_D - low_D, steepest_D]
-        slopes.append((output, np.hstack([constant, standard(part, steepest_D)])))
+        strongest_D = low_D if -values[0] > values[-1] else high_D
+        steepest.append(np.linalg.eigh(spread_DD)[1][:, -1:])
+        across += [strongest_D, high_D + low_D, high_D - low_D, steepest[-1]]
     vector_DQ = standard(part, np.hstack(across))
+    constant = np.append(1.0, np.zeros(features))[:, None]
     vector_DC = np.hstack([vector_DQ - place * constant for place in PLACES]) / EDGE
-    directions = Cuts(vector_DC, np.full(vector_DC.shape[1], -1))
-    if part.classes:
-        return directions, directions.chosen(np.zeros(0, dtype=int))
-    outputs = np.repeat([output for output, _ in slopes], 2)
-    return directions, Cuts(np.hstack([slope_DC for _, slope_DC in slopes]) / EDGE, outputs)
+    slopes = [np.hstack([constant, standard(part, vector_DQ)]) for vector_DQ in steepest]
+    return Directions(Cuts(vector_DC, np.full(vector_DC.shape[1], -1)), np.stack(slopes))
+
+
+def by_residual(found: Directions) -> Cuts:
+    """Cuts by the sign of a residual, and of its product with the steepest slope: for laws z does not tell apart."""
+    outputs, _, slopes = found.slope_MDS.shape
+    return Cuts(np.hstack(list(found.slope_MDS)) / EDGE, np.repeat(np.arange(outputs), slopes))
 
 
 def standard(part: Part, vector_DQ: Array) -> Array:

@@ -1,139 +1,74 @@
-"""The start of its own: a tree of soft cuts, each where two linear laws explain a part best."""
+"""The start of its own: experts one by one, each from a soft cut where two linear laws explain a part best."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 import numpy as np
-from scipy.linalg import solve_triangular
-from scipy.special import entr
 
+from sparsemix.classic.assign import Soft
+from sparsemix.classic.em import Run, Stopping, run_em
+from sparsemix.classic.experts import LinearExperts, LogisticExperts
+from sparsemix.classic.gates import SoftmaxGate
+from sparsemix.classic.mixture import Mixture
 from sparsemix.classic.parts import Array, Table
-from sparsemix.classic.starts.cuts import Cuts, joined, proposed
-from sparsemix.classic.starts.moments import FLOOR, RIDGE, Part, fits, moments, part
-from sparsemix.classic.starts.seen import Seen, blocks, seen
+from sparsemix.classic.starts.gains import Split, best_splits, first_best
+from sparsemix.classic.starts.seen import Seen, seen
 
-MEASURED = 16
-"""Cuts across directions that are fitted, of those that the score test finds best."""
-
-
-class Split(NamedTuple):
-    """The best cut of a part."""
-
-    gain: float
-    """Log-likelihood of two linear laws over that of one, in nats."""
-    lower_N: Array
-    upper_N: Array
-    """Shares of all rows."""
+GLANCE = 2
+"""Iterations of EM that compare the best cuts of two kinds."""
+POLISH = 3
+"""Further iterations before the next cut: parts that fit no law yet would be cut at the wrong places."""
 
 
 def splits(table: Table, n_experts: int, random: np.random.RandomState) -> Array:
-    """Responsibilities from a tree grown by the cuts that raise the likelihood of linear laws most.
+    """Responsibilities of a mixture of linear (or logistic) experts that grows by the cuts that raise it most.
 
     Deterministic, a function of the weighted rows alone: neither their order, nor rows of weight 0, nor the choice
     between a weight of 2 and a row given twice change it.
+
+    Source: growing by the best insertion and a few iterations of EM as in Verbeek, Vlassis & Kröse, "Efficient greedy
+    learning of Gaussian mixture models" (2003); short runs that compare as in Biernacki, Celeux & Govaert (2003).
     """
-    return np.stack(grown(seen(table), np.ones(len(table.weight_N)), n_experts), axis=1)
-
-
-def nested(branching: tuple[int, ...]) -> Callable[[Table, int, np.random.RandomState], Array]:
-    """A start like `splits` for a tree of gates: leaves of one node are parts of one part."""
-
-    def start(table: Table, n_experts: int, random: np.random.RandomState) -> Array:
-        rows = seen(table)
-        share_EN = [np.ones(len(table.weight_N))]
-        for children in branching:
-            share_EN = [child_N for share_N in share_EN for child_N in grown(rows, share_N, children)]
-        return np.stack(share_EN, axis=1)
-
-    return start
+    rows = seen(table)
+    learned = Table(rows.z_ND, rows.t_NM if table.num_classes is None else table.y, table.weight_N, table.num_classes)
+    share_NE = np.ones((len(table.weight_N), 1))
+    while share_NE.shape[1] < n_experts:
+        share_NE = _grown(rows, learned, share_NE)
+    return share_NE
 
 
 def reseeded(table: Table, responsibility_NE: Array, dead_E: Array) -> Array:
     """Responsibilities in which each dead expert has taken a side of the living expert whose cut gains most."""
     rows = seen(table)
-    share_EN = list(np.where(dead_E, 0.0, responsibility_NE).T)
-    found = [best_split(rows, share_N) for share_N in share_EN]
+    share_NE = np.where(dead_E, 0.0, responsibility_NE)
+    share_NE = share_NE / share_NE.sum(axis=1, keepdims=True)
     for dead in np.flatnonzero(dead_E):
-        at = first_best(np.array([split.gain for split in found]), rows.weight_N.sum())
-        share_EN[at], share_EN[dead] = found[at].lower_N, found[at].upper_N
-        found[at], found[dead] = best_split(rows, share_EN[at]), best_split(rows, share_EN[dead])
-    share_NE = np.stack(share_EN, axis=1)
-    return share_NE / share_NE.sum(axis=1, keepdims=True)
+        at, split = max(_proposals(rows, share_NE), key=lambda proposal: proposal[1].gain)
+        share_NE[:, at], share_NE[:, dead] = split.lower_N, split.upper_N
+    return share_NE
 
 
-def grown(rows: Seen, share_N: Array, n_parts: int) -> list[Array]:
-    """A part cut into several, always the one that gains most; children stay in the place of their parent."""
-    leaves: list[Array] = [share_N]
-    found: list[Split | None] = [None]
-    while len(leaves) < n_parts:
-        splits = [split or best_split(rows, leaf_N) for split, leaf_N in zip(found, leaves, strict=True)]
-        at = first_best(np.array([split.gain for split in splits]), rows.weight_N.sum())
-        leaves[at : at + 1] = [splits[at].lower_N, splits[at].upper_N]
-        found = [*splits[:at], None, None, *splits[at + 1 :]]
-    return leaves
+def _grown(rows: Seen, learned: Table, share_NE: Array) -> Array:
+    """One more expert: of the best cut of each kind, the one that a few iterations of EM raise higher."""
+    glances = [_polished(learned, _cut(share_NE, at, split), GLANCE) for at, split in _proposals(rows, share_NE)]
+    best = first_best(np.array([run.objective for run in glances]), rows.weight_N.sum())
+    return _polished(learned, glances[best].responsibility_NE, POLISH).responsibility_NE
 
 
-def best_split(rows: Seen, share_N: Array) -> Split:
-    """The cut of a part that raises the likelihood of linear fits most; halves where there is nothing to cut."""
-    if not rows.weight_N @ share_N > 0:
-        return Split(-np.inf, share_N / 2, share_N / 2)
-    whole = part(rows, share_N)
-    across, residual = proposed(whole)
-    score_C = scores(whole, across)
-    cuts = joined(across.chosen(np.sort(np.argsort(-score_C, kind="stable")[:MEASURED])), residual)
-    gain_C = gains(whole, cuts)
-    best = first_best(gain_C, whole.total)
-    upper_N = np.zeros_like(share_N)
-    upper_N[whole.row_N] = cuts.chosen(np.array([best])).shares(whole.u_ND, whole.residual_NM)[:, 0]
-    return Split(float(gain_C[best]), share_N * (1 - upper_N), share_N * upper_N)
+def _proposals(rows: Seen, share_NE: Array) -> list[tuple[int, Split]]:
+    """The expert to cut, and how: for each kind of cut."""
+    proposals = []
+    for kind in zip(*(best_splits(rows, share_N) for share_N in share_NE.T), strict=True):
+        at = first_best(np.array([split.gain for split in kind]), rows.weight_N.sum())
+        proposals.append((at, kind[at]))
+    return proposals
 
 
-def first_best(gain_C: Array, total: float) -> int:
-    """The first that is best up to rounding, so that equal ones (columns given twice) are always decided alike."""
-    return int(np.argmax(gain_C >= gain_C.max() - 1e-9 * total))
+def _cut(share_NE: Array, at: int, split: Split) -> Array:
+    return np.column_stack([share_NE[:, :at], split.lower_N, split.upper_N, share_NE[:, at + 1 :]])
 
 
-def scores(whole: Part, cuts: Cuts) -> Array:
-    """Gain in nats of a cut across a direction, to second order: the score test of laws that differ on its sides.
-
-    Source: Zeileis, Hothorn & Hornik, "Model-based recursive partitioning" (2008), on fluctuations of scores.
-    """
-    features, outputs = whole.u_ND.shape[1], whole.t_NM.shape[1]
-    score_MDC = np.zeros((outputs, features, cuts.vector_DC.shape[1]))
-    spread_MC, upper_C = np.zeros((outputs, score_MDC.shape[2])), np.zeros(score_MDC.shape[2])
-    for rows in blocks(len(whole.row_N)):
-        u_ND, r_NM = whole.u_ND[rows], whole.residual_NM[rows]
-        share_NC = cuts.shares(u_ND, r_NM) * whole.weight_N[rows, None]
-        upper_C += share_NC.sum(axis=0)
-        spread_MC += (r_NM**2 - 1).T @ share_NC
-        for output in range(outputs):
-            score_MDC[output] += (u_ND * r_NM[:, output, None]).T @ share_NC
-    moment_DD = whole.moment_FF[:features, :features] / whole.total
-    root_DD = np.linalg.cholesky(moment_DD + np.diag(np.full(features, RIDGE / whole.total)))
-    white_MDC = np.stack([solve_triangular(root_DD, score_DC, lower=True) for score_DC in score_MDC])
-    twice_C = (white_MDC**2).sum(axis=(0, 1)) + (0.0 if whole.classes else (spread_MC**2).sum(axis=0) / 2)
-    return twice_C / (2 * (upper_C * (1 - upper_C / whole.total) + features))
-
-
-def gains(whole: Part, cuts: Cuts) -> Array:
-    """Gain in nats of two linear fits over one; a cut by residuals, which no gate can know, pays its entropy.
-
-    The variance of a side is drawn to that of the whole by as many rows as a fit has coefficients, so that a side with
-    few rows gains nothing by going through them.
-    """
-    outputs, features = whole.t_NM.shape[1], whole.u_ND.shape[1]
-    share_NC = cuts.shares(whole.u_ND, whole.residual_NM) * whole.weight_N[:, None]
-    upper_CFF = moments(whole.u_ND, whole.t_NM, share_NC)
-    lower_CFF = whole.moment_FF - upper_CFF
-    total_SC = np.stack([lower_CFF[:, 0, 0], upper_CFF[:, 0, 0]])
-    squares_SCM = np.stack([fits(moment_CFF, outputs)[1] for moment_CFF in (lower_CFF, upper_CFF)])
-    if whole.classes:
-        pooled_C = (squares_SCM.sum(axis=(0, 2)) + 2 * features * whole.variance_M.sum()) / outputs
-        pooled_C = np.maximum(pooled_C / (whole.total + 2 * features), FLOOR)
-        return -0.5 * whole.total * outputs * np.log(pooled_C / whole.variance_M[0])
-    drawn_SCM = squares_SCM + features * whole.variance_M
-    ratio_SCM = np.maximum(drawn_SCM / (total_SC[:, :, None] + features), FLOOR) / whole.variance_M
-    price_C = whole.total * entr(np.maximum(total_SC / whole.total, 0.0)).sum(axis=0)
-    return -0.5 * (total_SC[:, :, None] * np.log(ratio_SCM)).sum(axis=(0, 2)) - price_C * (cuts.output_C >= 0)
+def _polished(learned: Table, share_NE: Array, iterations: int) -> Run:
+    experts = LinearExperts(variance_floor=1e-3) if learned.num_classes is None else LogisticExperts()
+    number = share_NE.shape[1]
+    mixture = Mixture(experts.started(learned, number), SoftmaxGate(alpha=1e-2).started(learned, number))
+    return run_em(mixture, learned, share_NE, Soft(), Stopping(iterations, 0.0))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.ensemble import RandomForestRegressor
+from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.linear_model import Lasso, LogisticRegression, Ridge
 from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import KNeighborsRegressor
@@ -57,6 +58,9 @@ def test_kernels_and_neighbours_cannot_be_counted():
     for estimator in (SVR(), KNeighborsRegressor()):
         with pytest.raises(ValueError, match=r'counted for BIC and AIC, got .*; compare .* n_experts="cv"'):
             count_parameters(estimator.fit(X, Y))
+    table = Table(X, Y[:, None], np.ones(50))
+    with pytest.raises(ValueError, match="got GaussianProcessRegressor;"):
+        _ = EstimatorExperts(GaussianProcessRegressor(optimizer=None)).started(table, 1).n_parameters
 
 
 def test_what_expert_asks_for():

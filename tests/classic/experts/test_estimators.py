@@ -101,13 +101,11 @@ def test_an_expert_of_one_class_says_that_class():
     assert experts.experts_E_[0].n_parameters == 1
 
 
-@pytest.mark.parametrize("cross_fit", [None, 3])
-def test_rows_of_small_share_do_not_reach_the_estimator(cross_fit):
+def test_rows_of_small_share_do_not_reach_the_estimator():
     table, weight_NE = numbers()
     weight_NE[:40, 0] = 9e-4
     few = table.rows(np.arange(40, 80))
-    some = fitted(Ridge(), table, weight_NE, cross_fit=cross_fit)
-    only = fitted(Ridge(), few, weight_NE[40:], cross_fit=cross_fit)
+    some, only = fitted(Ridge(), table, weight_NE), fitted(Ridge(), few, weight_NE[40:])
 
     assert np.allclose(some.output(table.X)[:, 0], only.output(table.X)[:, 0])
     assert np.allclose(some.variance(table.X)[:, 0], only.variance(table.X)[:, 0])
@@ -132,7 +130,7 @@ def test_held_out_rows_tell_trees_their_noise():
 def test_held_out_densities_are_of_fits_without_the_row():
     table, weight_NE = numbers(rows=12)
     weight_NE[:4, 1] = 0
-    experts = fitted(Ridge(), table, weight_NE, cross_fit=8)  # of expert 1, eight rows: each is held out alone
+    experts = fitted(Ridge(), table, weight_NE, cross_fit=12)  # each row is held out alone
     rows_N, noise = np.arange(4, 12), experts.variance(table.X)[0, 1, 0]
     mean_N = Ridge().fit(table.X[4:], table.y[4:, 0], weight_NE[4:, 1]).predict(table.X)
     for row in rows_N:
@@ -158,10 +156,29 @@ def test_what_was_held_out_is_no_part_of_copies():
     table, weight_NE = numbers()
     experts = fitted(Ridge(), table, weight_NE, cross_fit=3)
 
-    assert experts.held_out_NE_.shape == (80, 2)
-    assert experts.only(np.array([0])).held_out_NE_ is None
-    assert pickle.loads(pickle.dumps(experts)).held_out_NE_ is None
+    assert experts.held_out_.log_NE.shape == (80, 2)
+    assert experts.only(np.array([0])).held_out_ is None
+    assert pickle.loads(pickle.dumps(experts)).held_out_ is None
     assert np.array_equal(pickle.loads(pickle.dumps(experts)).output(table.X), experts.output(table.X))
+
+
+def test_what_was_held_out_is_of_one_table_only():
+    table, weight_NE = numbers()
+    experts = fitted(Ridge(), table, weight_NE, cross_fit=3)
+    other = table.rows(np.arange(80))
+
+    assert np.array_equal(experts.training_log_density(other), experts.log_density(table.X, table.y))
+    assert not np.array_equal(experts.training_log_density(table), experts.log_density(table.X, table.y))
+
+
+def test_an_expert_whose_rows_are_of_one_fold_stays_as_it_was():
+    table, weight_NE = numbers()
+    started = EstimatorExperts(Ridge(), cross_fit=2, random_state=0).started(table, 2)
+    weight_NE[:, 1] = np.arange(80) == 3
+    with pytest.warns(FitFailedWarning, match="expert 1 stays as it was: .* cross_fit: needs rows of two folds"):
+        experts = started.updated(table, weight_NE)
+
+    assert experts.experts_E_[1] is started.experts_E_[1]
 
 
 def test_experts_fitted_at_once_are_those_fitted_in_turn():

@@ -1,0 +1,87 @@
+"""Gates of users' classifiers: soft labels, classifiers without weights, and what they accept."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import LinearSVC
+from sklearn.tree import DecisionTreeClassifier
+
+from sparsemix.classic.gates import ClassifierGate, SoftmaxGate
+from sparsemix.classic.parts import Table
+
+
+def situation(rows=300):
+    random = np.random.default_rng(0)
+    X = random.normal(size=(rows, 2))
+    share_N = 1 / (1 + np.exp(-3 * X[:, 0]))
+    return Table(X, np.zeros((rows, 1)), random.random(rows)), np.column_stack([share_N, 1 - share_N])
+
+
+@pytest.mark.parametrize("pipeline", [False, True])
+def test_a_logistic_regression_is_the_softmax_gate(pipeline):
+    table, responsibility_NE = situation()
+    deviation_D = SoftmaxGate().started(table, 2).design_.scale_D_
+    mean_D = SoftmaxGate().started(table, 2).design_.mean_D_
+    table = table._replace(X=(table.X - mean_D) / deviation_D)
+    softmax = SoftmaxGate(alpha=2.0, steps=50).started(table, 2).updated(table, responsibility_NE)
+    logistic = LogisticRegression(C=1.0, tol=1e-10, max_iter=1000)  # of two classes: one vector, the difference
+    estimator = make_pipeline("passthrough", logistic) if pipeline else logistic
+    gate = ClassifierGate(estimator, smoothing=1e-9).started(table, 2).updated(table, responsibility_NE)
+    np.testing.assert_allclose(np.exp(gate.log_scores(table.X)), np.exp(softmax.log_scores(table.X)), atol=2e-3)
+    assert gate.n_parameters == 3
+    assert not gate.exact
+
+
+def test_a_classifier_without_weights_gets_the_most_responsible_expert():
+    table, responsibility_NE = situation()
+    gate = ClassifierGate(KNeighborsClassifier(1), smoothing=0.1).started(table, 2).updated(table, responsibility_NE)
+    expected_N = np.where(responsibility_NE[:, 0] > 0.5, 0.95, 0.05)
+    np.testing.assert_allclose(np.exp(gate.log_scores(table.X))[:, 0], expected_N)
+
+
+def test_experts_that_no_row_names_are_improbable():
+    table, responsibility_NE = situation()
+    three_NE = np.column_stack([responsibility_NE[:, 0], np.zeros(300), responsibility_NE[:, 1]])
+    gate = ClassifierGate(DecisionTreeClassifier(max_depth=2)).started(table, 3).updated(table, three_NE)
+    p_NE = np.exp(gate.log_scores(table.X))
+    np.testing.assert_allclose(p_NE[:, 1], 1e-3 / 3)
+    np.testing.assert_allclose(p_NE.sum(axis=1), 1)
+
+
+def test_one_expert_for_all_rows_needs_no_classifier():
+    table, _ = situation()
+    gate = ClassifierGate(LogisticRegression()).started(table, 3).updated(table, np.tile([0.0, 1.0, 0.0], (300, 1)))
+    np.testing.assert_allclose(np.exp(gate.log_scores(table.X[:2])), [[1e-3 / 3, 1 - 2e-3 / 3, 1e-3 / 3]] * 2)
+
+
+def test_frames_with_missing_values_and_categories_reach_the_classifier():
+    table, responsibility_NE = situation()
+    frame = pd.DataFrame(table.X, columns=["a", "b"])
+    frame.loc[::7, "a"] = np.nan
+    frame["kind"] = pd.Categorical(np.where(responsibility_NE[:, 0] > 0.5, "x", "y"))
+    table = table._replace(X=frame)
+    gate = (
+        ClassifierGate(HistGradientBoostingClassifier(max_iter=5)).started(table, 2).updated(table, responsibility_NE)
+    )
+    assert (gate.log_scores(frame).argmax(axis=1) == responsibility_NE.argmax(axis=1)).mean() > 0.95
+
+
+def test_parameters_of_trees_are_not_counted():
+    table, responsibility_NE = situation()
+    gate = ClassifierGate(make_pipeline(StandardScaler(), DecisionTreeClassifier())).started(table, 2)
+    with pytest.raises(ValueError, match="gating: must have coef_ for its parameters to be counted"):
+        _ = gate.updated(table, responsibility_NE).n_parameters
+
+
+@pytest.mark.parametrize(("gate", "message"), [
+    (ClassifierGate(LinearSVC()), "estimator: must have predict_proba, got LinearSVC.* wrap it in Calibrated"),
+    (ClassifierGate(LogisticRegression(), smoothing=0.0), r"smoothing: must be in \(0, 1\), got 0.0"),
+])  # fmt: skip
+def test_bad_parameters_are_refused(gate, message):
+    with pytest.raises(ValueError, match=message):
+        gate.started(situation()[0], 2)
