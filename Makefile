@@ -52,6 +52,7 @@ docs: install
 	$(BIN)/python tools/routers_page.py
 	$(BIN)/python benchmarks/report.py
 	$(BIN)/python benchmarks/interop_page.py
+	$(BIN)/python benchmarks/classic_page.py
 
 clean:
 	rm -rf $(VENV) $(LLAMA) build dist

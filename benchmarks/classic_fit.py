@@ -40,7 +40,7 @@ class Table(NamedTuple):
 
 
 SIZES = (Size(10_000, 200, True), Size(30_000, 20, False), Size(100_000, 20, True))
-TOY = (Size(1_000, 5, True),)
+TOY = (Size(5_000, 3, True),)
 
 
 def measure(toy: bool) -> dict[str, Any]:

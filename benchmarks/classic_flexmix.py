@@ -142,7 +142,8 @@ def our_model(case: Case, components: int, starts: int) -> MoERegressor | MoECla
 def log_likelihood(case: Case, y: Array, log_gate_NE: Array, out_NEM: Array, variance_NEM: Array | None) -> float:
     """sum_n log sum_e p(e | x_n) p(y_n | x_n, e), experts normal with diagonal covariance or Bernoulli."""
     if variance_NEM is None:
-        log_density_NE = np.log(np.where(y[:, None] == 1, out_NEM[:, :, 0], 1 - out_NEM[:, :, 0]))
+        with np.errstate(divide="ignore"):  # experts that are sure
+            log_density_NE = np.log(np.where(y[:, None] == 1, out_NEM[:, :, 0], 1 - out_NEM[:, :, 0]))
     else:
         y_NM = y.reshape(len(y), -1)
         log_density_NE = norm.logpdf(y_NM[:, None], out_NEM, np.sqrt(variance_NEM)).sum(axis=2)

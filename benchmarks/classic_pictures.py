@@ -11,7 +11,7 @@ import numpy as np
 from green import ROOT
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF
-from sklearn.linear_model import Ridge
+from sklearn.linear_model import LinearRegression
 
 from sparsemix.classic import MoERegressor, plot_gate, plot_partition
 
@@ -33,12 +33,12 @@ def partition() -> Any:
 
 
 def step() -> Any:
-    """A wave and a line in one column, by a Gaussian process and a ridge regression."""
+    """A wave and a line in one column, by a Gaussian process and a linear regression."""
     random = np.random.default_rng(0)
     x = np.sort(random.uniform(0, 1, 60))[:, None]
     y = np.where(x[:, 0] < 0.5, np.sin(25 * x[:, 0]), 2 + x[:, 0]) + 0.01 * random.normal(size=60)
     process = GaussianProcessRegressor(RBF(0.1, (0.01, 1)), alpha=1e-3, normalize_y=True)
-    mixture = MoERegressor([process, Ridge()], max_iter=20, random_state=0).fit(x, y)
+    mixture = MoERegressor([process, LinearRegression()], max_iter=20, random_state=0).fit(x, y)
     return plot_partition(mixture, x, y, features=0)
 
 

@@ -20,6 +20,8 @@ from sparsemix.files import write_text
 ORDER = ("layer", "growth", "one_token", "memory", "generation", "train_throughput", "dense_twin", "gpu_layer")
 ELSEWHERE = ("interop", "interop_memory", "surgery_memory", "export_demo", "gguf_speed")
 """What docs/interop.md shows."""
+CLASSIC = "classic_"
+"""How the results begin that docs/classic.md shows."""
 PLOTS = {
     "layer": ("share_of_peak.png", "Share of the peak of large products", share_plot),
     "growth": ("growth.png", "Time of a layer against its number of experts", growth_plot),
@@ -51,7 +53,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 def read(folder: Path) -> dict[str, Any]:
     """What each benchmark claims, in the order of the page; unknown ones last. That of a GPU is never left out."""
     found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
-    found = {name: result for name, result in found.items() if any(claims(result)) and name not in ELSEWHERE}
+    found = {
+        name: result
+        for name, result in found.items()
+        if any(claims(result)) and name not in ELSEWHERE and not name.startswith(CLASSIC)
+    }
     found.setdefault("gpu_layer", not_measured())
     first = [name for name in ORDER if name in found]
     return {name: found[name] for name in [*first, *(name for name in found if name not in ORDER)]}

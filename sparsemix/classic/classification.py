@@ -49,8 +49,9 @@ class Classification(ClassifierMixin, OnlineMoE):
         return self._pooled(X)
 
     def predict_log_proba(self, X: Any) -> Array:
-        """log p(y = k | x), (N, K)."""
-        return np.log(self.predict_proba(X))
+        """log p(y = k | x), (N, K); minus infinity where the probability is 0 in 64 bits."""
+        with np.errstate(divide="ignore"):
+            return np.log(self.predict_proba(X))
 
     def predict(self, X: Any) -> Array:
         """The most probable class."""

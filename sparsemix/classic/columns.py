@@ -57,7 +57,7 @@ class Columns:
         scaled_DK = (coef_KD / self.scale_D).T
         for first in range(0, total, rows):
             block = slice(first, min(first + rows, total))
-            yield block, np.ascontiguousarray((self.raw[block] @ scaled_DK).T)
+            yield block, np.ascontiguousarray((self.raw[block] @ scaled_DK - self.mean_D @ scaled_DK).T)
 
     def times(self, coef_KD: Array) -> Array:
         """z coef^T, (N, K) stored by columns, so that sums over k run over whole columns."""

@@ -33,8 +33,8 @@ def mixed() -> tuple[pd.DataFrame, np.ndarray]:
 
 def by_name() -> Pipeline:
     """Ridge on columns chosen by name."""
-    columns = make_column_transformer((OneHotEncoder(handle_unknown="ignore"), ["regime"]), (SimpleImputer(), ["b", "c"]))
-    return make_pipeline(columns, Ridge())
+    codes = OneHotEncoder(handle_unknown="ignore")  # an expert need not see all categories
+    return make_pipeline(make_column_transformer((codes, ["regime"]), (SimpleImputer(), ["b", "c"])), Ridge())
 
 
 @pytest.mark.parametrize("library", [pd, pl])

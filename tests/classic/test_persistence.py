@@ -25,6 +25,7 @@ import sparsemix.classic
 from sparsemix.classic import (
     ClassifierGate,
     ConstantGate,
+    EstimatorExperts,
     GaussianGate,
     HierarchicalMoEClassifier,
     HierarchicalMoERegressor,
@@ -34,7 +35,6 @@ from sparsemix.classic import (
     load,
     save,
 )
-from sparsemix.classic.experts import EstimatorExperts
 from sparsemix.classic.persistence import HEADER, is_known
 
 TREES = "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor"

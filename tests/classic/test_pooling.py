@@ -196,16 +196,13 @@ def test_stacking_through_the_estimator(table: Table) -> None:
     assert model.score(table.X, table.y[:, 0]) > 0.9
 
 
-def test_what_was_fitted_to_arrays_reads_sparse_rows() -> None:
+@pytest.mark.parametrize("estimator", [MoERegressor, MoEClassifier])
+def test_what_was_fitted_to_arrays_reads_sparse_rows(estimator) -> None:
     random = np.random.default_rng(0)
     X = random.uniform(1, 2, size=(80, 2))  # far from 0, where sparse columns are not centred
-    model = MoERegressor(n_experts=2, max_iter=10).fit(X, (X[:, 0] > 1.5).astype(float))
-    share_NE = random.dirichlet(np.ones(2), size=80)
-    grown = []
-    for rows in (X, sparse.csr_matrix(X)):
-        table = Table(rows, X[:, 1:] ** 2, np.ones(80))
-        experts = model.experts_.partially_updated(table, share_NE, 0.5)
-        gate = model.gate_.partially_updated(table, share_NE, 0.5)
-        grown.append((model.experts_.output(rows), experts.output(rows), gate.log_scores(rows)))
-    for dense, sparsely in zip(*grown, strict=True):
-        np.testing.assert_allclose(sparsely, dense, rtol=1e-6, atol=1e-8)
+    dense, mixed = (estimator(n_experts=2, max_iter=10).fit(X, (X[:, 0] > 1.5).astype(int)) for _ in range(2))
+    np.testing.assert_allclose(mixed.predict(sparse.csr_matrix(X)), dense.predict(X), rtol=1e-9)
+    dense.partial_fit(X, (X[:, 1] > 1.5).astype(int))
+    mixed.partial_fit(sparse.csr_matrix(X), (X[:, 1] > 1.5).astype(int))
+    np.testing.assert_allclose(mixed.gate(X), dense.gate(X), rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(mixed.experts_.output(X), dense.experts_.output(X), rtol=1e-6, atol=1e-9)

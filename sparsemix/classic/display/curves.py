@@ -11,9 +11,12 @@ from sparsemix.classic.display.grid import Grid, stretches
 from sparsemix.classic.display.style import FAINT, INK, darker, expert_colours, label, lighter, note_others, quiet
 from sparsemix.classic.parts import Array
 
+CLEAR = 0.6
+"""The gate's probability from which a stretch has an owner."""
+
 
 class Curves(NamedTuple):
-    """A curve for each expert, strong where the gate asks it, over bands of the owners; their mixture in black."""
+    """A curve for each expert, strong where the gate asks it, on their colours mixed by the gate; the mean in black."""
 
     grid: Grid
     gate_GE: Array
@@ -34,14 +37,26 @@ class Curves(NamedTuple):
         ax.set(xlabel=self.grid.names[0], ylabel=self.y_label, xlim=(x_G[0], x_G[-1]))
         said = np.concatenate([self.point_N2[:, 1], self.out_GE[self.gate_GE > 0.1]])
         ax.set_ylim(said.min() - 0.05 * np.ptp(said), said.max() + 0.15 * np.ptp(said))
-        for start, end, expert in stretches(self.gate_GE.argmax(axis=1)):
-            left, right = x_G[start], x_G[min(end, len(x_G) - 1)]
-            ax.axvspan(left, right, color=lighter(colour_E3[expert], 0.82), linewidth=0, zorder=0)
-            if right - left > 0.08 * (x_G[-1] - x_G[0]):
-                place = {"transform": ax.get_xaxis_transform(), "va": "top"}
-                label(ax, (left + right) / 2, 0.97, f"expert {expert}", darker(colour_E3[expert]), **place)
+        ground_1G3 = lighter(self.gate_GE @ colour_E3, 0.8)[None]
+        ax.imshow(ground_1G3, extent=(x_G[0], x_G[-1], *ax.get_ylim()), aspect="auto", zorder=0)
+        self._name(ax, colour_E3)
         note_others(ax, self.grid.alone)
         quiet(ax)
+
+    def _name(self, ax: Any, colour_E3: Array) -> None:
+        """Names at the top of stretches with a clear owner; of other experts that count, at their curves."""
+        x_G = self.grid.values[0]
+        clear_G = np.where(self.gate_GE.max(axis=1) > CLEAR, self.gate_GE.argmax(axis=1), -1)
+        wide = [(start, end, expert) for start, end, expert in stretches(clear_G) if end - start > 0.08 * len(x_G)]
+        for start, end, expert in wide:
+            if expert >= 0:
+                place = {"transform": ax.get_xaxis_transform(), "va": "top"}
+                label(ax, x_G[(start + end) // 2], 0.97, f"expert {expert}", darker(colour_E3[expert]), **place)
+        named = {expert for _, _, expert in wide}
+        for expert in sorted(set(np.flatnonzero(self.gate_GE.max(axis=0) > 0.1)) - named):
+            best = self.gate_GE[:, expert].argmax() if self.gate_GE[-1, expert] < 0.1 else -1
+            place = {"ha": "right", "va": "bottom"} if best == -1 else {}
+            label(ax, x_G[best], self.out_GE[best, expert], f"expert {expert}", darker(colour_E3[expert]), **place)
 
 
 def fading(x_G: Array, y_G: Array, strength_G: Array, colour: Array) -> Any:

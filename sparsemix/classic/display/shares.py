@@ -34,10 +34,11 @@ class Shares(NamedTuple):
             if count:
                 ax.axvline(start + count, color="white", linewidth=1.5)
             if count >= 0.05 * rows:
-                text, ink = f"expert {expert}\n{count / rows:.0%} of rows", darker(colour_E3[expert])
-                ax.text(start + count / 2, -0.03, text, color=ink, transform=place, ha="center", va="top")
+                text, ink = f"{expert}\n{count / rows:.0%}", darker(colour_E3[expert])
+                ax.text(start + count / 2, -0.02, text, color=ink, transform=place, ha="center", va="top")
             start += count
         ax.set(xlim=(0, rows), ylim=(0, 1), xticks=[], ylabel="p(expert | x, y)")
+        ax.set_xlabel("expert, and its share of the rows", labelpad=30)
         quiet(ax)
         ax.spines["bottom"].set_visible(False)
 

@@ -17,6 +17,10 @@ MEASURED = 16
 """Cuts across directions that are fitted, of those that the score test finds best."""
 
 
+LEAST = 0.01
+"""Taken from the shares that a cut is sought with, so that rows with hardly any cost no time."""
+
+
 class Split(NamedTuple):
     """The best cut of one kind of a part."""
 
@@ -29,9 +33,9 @@ class Split(NamedTuple):
 
 def best_splits(rows: Seen, share_N: Array) -> list[Split]:
     """The best cut of a part across a direction, and by residuals; halves where there is nothing to cut."""
-    if not rows.weight_N @ share_N > 0:
+    if not rows.weight_N @ np.maximum(share_N - LEAST, 0.0) > 0:
         return [Split(-np.inf, share_N / 2, share_N / 2)] * (1 if rows.classes else 2)
-    whole = part(rows, share_N)
+    whole = part(rows, np.maximum(share_N - LEAST, 0.0))
     found = directions(whole)
     score_C = scores(whole, found.cuts)
     kinds = [found.cuts.chosen(np.sort(np.argsort(-score_C, kind="stable")[:MEASURED]))]

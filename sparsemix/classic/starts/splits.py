@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from sparsemix.classic.assign import Soft
-from sparsemix.classic.em import Run, Stopping, run_em
+from sparsemix.classic.em import Stopping, run_em
 from sparsemix.classic.experts import LinearExperts, LogisticExperts
 from sparsemix.classic.gates import SoftmaxGate
 from sparsemix.classic.mixture import Mixture
@@ -49,9 +49,11 @@ def reseeded(table: Table, responsibility_NE: Array, dead_E: Array) -> Array:
 
 def _grown(rows: Seen, learned: Table, share_NE: Array) -> Array:
     """One more expert: of the best cut of each kind, the one that a few iterations of EM raise higher."""
-    glances = [_polished(learned, _cut(share_NE, at, split), GLANCE) for at, split in _proposals(rows, share_NE)]
-    best = first_best(np.array([run.objective for run in glances]), rows.weight_N.sum())
-    return _polished(learned, glances[best].responsibility_NE, POLISH).responsibility_NE
+    started = _started(learned, share_NE.shape[1] + 1)
+    proposals = [_cut(share_NE, at, split) for at, split in _proposals(rows, share_NE)]
+    glances = [run_em(started, learned, proposal_NE, Soft(), Stopping(GLANCE, 0.0)) for proposal_NE in proposals]
+    best = glances[first_best(np.array([run.objective for run in glances]), rows.weight_N.sum())]
+    return run_em(best.mixture, learned, best.responsibility_NE, Soft(), Stopping(POLISH, 0.0)).responsibility_NE
 
 
 def _proposals(rows: Seen, share_NE: Array) -> list[tuple[int, Split]]:
@@ -67,8 +69,7 @@ def _cut(share_NE: Array, at: int, split: Split) -> Array:
     return np.column_stack([share_NE[:, :at], split.lower_N, split.upper_N, share_NE[:, at + 1 :]])
 
 
-def _polished(learned: Table, share_NE: Array, iterations: int) -> Run:
+def _started(learned: Table, n_experts: int) -> Mixture:
     experts = LinearExperts(variance_floor=1e-3) if learned.num_classes is None else LogisticExperts()
-    number = share_NE.shape[1]
-    mixture = Mixture(experts.started(learned, number), SoftmaxGate(alpha=1e-2).started(learned, number))
-    return run_em(mixture, learned, share_NE, Soft(), Stopping(iterations, 0.0))
+    gate = SoftmaxGate(alpha=1e-2, steps=1)
+    return Mixture(experts.started(learned, n_experts), gate.started(learned, n_experts))
