@@ -15,6 +15,9 @@ from sparsemix.classic.gates.tree import TreeGate, check_branching
 from sparsemix.classic.parts import Array, Table
 from sparsemix.classic.starts import Start
 
+GLIMPSE = 0.01
+"""Least share of a row in the start of a node: without it a node may have one row only, or targets all alike."""
+
 
 class HierarchicalMoE(BaseMoE):
     """A tree of gates over prod(branching) experts.
@@ -89,15 +92,9 @@ def nested(start: Start, branching: Sequence[int]) -> Start:
     def start_leaves(table: Table, n_experts: int, random: np.random.RandomState) -> Array:
         share_NL = np.ones((len(table.weight_N), 1))
         for children in branching:
-            shares = [_within(start, table, share_N, children, random) for share_N in share_NL.T]
-            share_NL = np.column_stack(shares)
+            weight_NL = table.weight_N[:, None] * (GLIMPSE + (1 - GLIMPSE) * share_NL)
+            parts = [start(table._replace(weight_N=weight_N), children, random) for weight_N in weight_NL.T]
+            share_NL = np.column_stack([share_NL[:, [node]] * part_NC for node, part_NC in enumerate(parts)])
         return share_NL
 
     return start_leaves
-
-
-def _within(start: Start, table: Table, share_N: Array, children: int, random: np.random.RandomState) -> Array:
-    weight_N = table.weight_N * share_N
-    if not weight_N.any():
-        return np.repeat(share_N[:, None] / children, children, axis=1)
-    return share_N[:, None] * start(table._replace(weight_N=weight_N), children, random)

@@ -169,7 +169,7 @@ def test_starts_of_a_tree_split_what_they_split_before(name):
     assert (table.weight_N @ deep_NE > 0).all()
 
 
-def test_a_part_of_the_tree_without_rows_is_shared_evenly():
+def test_a_part_of_the_tree_may_be_without_rows():
     def all_left(table, n_experts, random):
         return np.eye(n_experts)[np.zeros(len(table.weight_N), dtype=int)]
 
