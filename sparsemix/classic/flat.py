@@ -67,6 +67,6 @@ class FlatMoE(BaseMoE):
         least, largest = self._numbers()
         if not isinstance(self.n_experts, str):
             return fit_mixture(plan, table, largest, random_state)
-        search = choose(self.n_experts, plan, table, (least, largest), self.cv, random_state, self.n_jobs)
+        search = choose(self.n_experts, plan, table, range(least, largest + 1), self.cv, random_state, self.n_jobs)
         self.selection_ = search.criteria
         return search.run

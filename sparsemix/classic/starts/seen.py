@@ -32,19 +32,24 @@ class Seen(NamedTuple):
 def seen(table: Table) -> Seen:
     """The columns and targets of a table that tell most."""
     t_NM = table.y if table.num_classes is None else np.eye(table.num_classes)[table.y][:, :-1]
-    t_NM = Design().fitted(t_NM, table.weight_N).columns(t_NM).dense()
+    t_NM = _dense(Design().fitted(t_NM, table.weight_N).columns(t_NM))
     columns = Design().fitted(table.X, table.weight_N).columns(table.X)
     if columns.shape[1] > MOST:
         columns = _only(columns, _telling(columns, t_NM, table.weight_N))
-    z_ND = np.zeros((len(t_NM), max(columns.shape[1], 1)), dtype=columns.raw.dtype)
-    for rows, z_BD in columns.blocks():
-        z_ND[rows, : columns.shape[1]] = z_BD
-    return Seen(z_ND, t_NM, table.weight_N, table.num_classes is not None)
+    return Seen(_dense(columns), t_NM, table.weight_N, table.num_classes is not None)
 
 
 def blocks(num_rows: int) -> Iterator[slice]:
     """All rows, some at a time."""
     return (slice(first, first + BLOCK) for first in range(0, num_rows, BLOCK))
+
+
+def _dense(columns: Columns) -> Array:
+    """The columns in their own precision; one of zeros where none varies."""
+    z_ND = np.zeros((columns.shape[0], max(columns.shape[1], 1)), dtype=columns.raw.dtype)
+    for rows, z_BD in columns.blocks():
+        z_ND[rows, : columns.shape[1]] = z_BD
+    return z_ND
 
 
 def _only(columns: Columns, chosen: Array) -> Columns:
