@@ -9,6 +9,7 @@ from sparsemix.classic.em.loop import Stopping, run_em
 from sparsemix.classic.em.mixture import Mixture
 from sparsemix.classic.experts import LinearExperts, LogisticExperts
 from sparsemix.classic.gates import SoftmaxGate
+from sparsemix.classic.numeric.threads import one_thread
 from sparsemix.classic.parts import Array, Table
 from sparsemix.classic.starts.gains import Split, best_splits, first_best
 from sparsemix.classic.starts.seen import Seen, seen
@@ -19,6 +20,7 @@ POLISH = 3
 """Further iterations before the next cut: parts that fit no law yet would be cut at the wrong places."""
 
 
+@one_thread
 def splits(table: Table, n_experts: int, random: np.random.RandomState) -> Array:
     """Responsibilities of a mixture of linear (or logistic) experts that grows by the cuts that raise it most.
 
@@ -36,6 +38,7 @@ def splits(table: Table, n_experts: int, random: np.random.RandomState) -> Array
     return share_NE
 
 
+@one_thread
 def reseeded(table: Table, responsibility_NE: Array, dead_E: Array) -> Array:
     """Responsibilities in which each dead expert has taken a side of the living expert whose cut gains most."""
     rows = seen(table)
