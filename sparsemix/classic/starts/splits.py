@@ -14,7 +14,7 @@ from sparsemix.classic.starts.gains import Split, best_splits, first_best
 from sparsemix.classic.starts.seen import Seen, seen
 
 GLANCE = 2
-"""Iterations of EM that compare the best cuts of two kinds."""
+"""Iterations of EM that compare the best cuts."""
 POLISH = 3
 """Further iterations before the next cut: parts that fit no law yet would be cut at the wrong places."""
 
@@ -48,7 +48,7 @@ def reseeded(table: Table, responsibility_NE: Array, dead_E: Array) -> Array:
 
 
 def _grown(rows: Seen, learned: Table, share_NE: Array) -> Array:
-    """One more expert: of the best cut of each kind, the one that a few iterations of EM raise higher."""
+    """One more expert: of the best cuts, the one that a few iterations of EM raise higher."""
     started = _started(learned, share_NE.shape[1] + 1)
     proposals = [_cut(share_NE, at, split) for at, split in _proposals(rows, share_NE)]
     glances = [run_em(started, learned, proposal_NE, Soft(), Stopping(GLANCE, 0.0)) for proposal_NE in proposals]
@@ -57,12 +57,22 @@ def _grown(rows: Seen, learned: Table, share_NE: Array) -> Array:
 
 
 def _proposals(rows: Seen, share_NE: Array) -> list[tuple[int, Split]]:
-    """The expert to cut, and how: for each kind of cut."""
-    proposals = []
-    for kind in zip(*(best_splits(rows, share_N) for share_N in share_NE.T), strict=True):
-        at = first_best(np.array([split.gain for split in kind]), rows.weight_N.sum())
-        proposals.append((at, kind[at]))
-    return proposals
+    """Experts to cut, and how: the two that gain most from a cut across a direction, the one most from residuals."""
+    kinds = zip(*(best_splits(rows, share_N) for share_N in share_NE.T), strict=True)
+    return [
+        (at, kind[at])
+        for number, kind in zip((2, 1), kinds, strict=False)
+        for at in _first(np.array([split.gain for split in kind]), rows.weight_N.sum(), number)
+    ]
+
+
+def _first(gain_E: Array, total: float, number: int) -> list[int]:
+    """The best, best first."""
+    chosen: list[int] = []
+    for _ in range(min(number, len(gain_E))):
+        chosen.append(first_best(gain_E, total))
+        gain_E[chosen[-1]] = -np.inf
+    return chosen
 
 
 def _cut(share_NE: Array, at: int, split: Split) -> Array:
