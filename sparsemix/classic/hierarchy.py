@@ -14,9 +14,7 @@ from sparsemix.classic.fitting import Plan, fit_mixture
 from sparsemix.classic.gates.tree import TreeGate, check_branching
 from sparsemix.classic.parts import Array, Table
 from sparsemix.classic.starts import Start
-
-GLIMPSE = 0.01
-"""Least share of a row in the start of a node: without it a node may have one row only, or targets all alike."""
+from sparsemix.classic.starts.seen import seen
 
 
 class HierarchicalMoE(BaseMoE):
@@ -69,7 +67,7 @@ class HierarchicalMoE(BaseMoE):
         return prod(self.branching), prod(self.branching)
 
     def _search(self, plan: Plan, table: Table, random_state: np.random.RandomState) -> Run:
-        starts = tuple(nested(start, self.branching) for start in plan.starts)
+        starts = tuple(arranged(start, self.branching) for start in plan.starts)
         return fit_mixture(plan._replace(starts=starts), table, self._numbers()[1], random_state)
 
     def node_proba(self, X: Any) -> list[Array]:
@@ -83,18 +81,31 @@ class HierarchicalMoE(BaseMoE):
         return self.gate_.node_shares(mixture.log_joint(*self._read_pair(X, y)))
 
 
-def nested(start: Start, branching: Sequence[int]) -> Start:
-    """A start for a tree: as for a mixture of the root's children, then within each child on its share of the rows.
+def arranged(start: Start, branching: Sequence[int]) -> Start:
+    """The same start, its parts in an order in which those of one node are near to one another.
 
-    So the leaves of one node begin near each other, and tell apart what is one to the nodes above.
+    So each gate begins with a cut through few directions. All parts are found at once, since a cut that is best for two
+    experts is often none for four.
     """
 
     def start_leaves(table: Table, n_experts: int, random: np.random.RandomState) -> Array:
-        share_NL = np.ones((len(table.weight_N), 1))
-        for children in branching:
-            weight_NL = table.weight_N[:, None] * (GLIMPSE + (1 - GLIMPSE) * share_NL)
-            parts = [start(table._replace(weight_N=weight_N), children, random) for weight_N in weight_NL.T]
-            share_NL = np.column_stack([share_NL[:, [node]] * part_NC for node, part_NC in enumerate(parts)])
-        return share_NL
+        share_NE = start(table, n_experts, random)
+        rows = seen(table)
+        weight_NE = table.weight_N[:, None] * share_NE
+        weight_E = np.maximum(weight_NE.sum(axis=0), np.finfo(float).tiny)
+        place_ED = weight_NE.T @ np.column_stack([rows.z_ND, rows.t_NM]) / weight_E[:, None]
+        return share_NE[:, in_order(np.arange(n_experts), place_ED, weight_E, branching)]
 
     return start_leaves
+
+
+def in_order(parts: Array, place_ED: Array, weight_E: Array, branching: Sequence[int]) -> Array:
+    """The parts as leaves of a tree: sorted along their principal axis, cut evenly, and so on within each piece."""
+    if not len(branching):
+        return parts
+    centred_PD = place_ED[parts] - np.average(place_ED[parts], axis=0, weights=weight_E[parts])
+    axis_D = np.linalg.eigh((centred_PD * weight_E[parts, None]).T @ centred_PD)[1][:, -1]
+    axis_D = axis_D * np.sign(axis_D[np.abs(axis_D).argmax()])
+    along = parts[np.argsort(np.round(centred_PD @ axis_D, 9), kind="stable")]
+    pieces = np.split(along, branching[0])
+    return np.concatenate([in_order(piece, place_ED, weight_E, branching[1:]) for piece in pieces])

@@ -20,7 +20,7 @@ from sparsemix.classic import (
     SoftmaxGate,
     TreeGate,
 )
-from sparsemix.classic.hierarchy import nested
+from sparsemix.classic.hierarchy import arranged, in_order
 from sparsemix.classic.mixture import Mixture
 from sparsemix.classic.parts import Table
 from sparsemix.classic.starts import STARTS
@@ -138,7 +138,7 @@ def arm(seed: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
 
 def test_a_tree_beats_one_linear_model_on_the_dynamics_of_an_arm():
     known, held = arm(0, 2000), arm(1, 1000)
-    tree = HierarchicalMoERegressor(branching=(2, 2, 2), max_iter=60).fit(*known)
+    tree = HierarchicalMoERegressor(branching=(4, 2), max_iter=60).fit(*known)
     unexplained = 1 - tree.score(*held)
     assert unexplained < 0.5 * (1 - LinearRegression().fit(*known).score(*held))
 
@@ -159,24 +159,21 @@ def test_a_tree_of_classifiers():
 
 
 @pytest.mark.parametrize("name", sorted(STARTS))
-def test_starts_of_a_tree_split_what_they_split_before(name):
+def test_a_tree_starts_from_the_same_parts(name):
     x_ND, y_N = regimes()
     table = Table(x_ND, y_N[:, None], np.random.default_rng(0).integers(0, 3, size=len(y_N)).astype(float))
-    shallow_NE = nested(STARTS[name], (2,))(table, 2, np.random.RandomState(0))
-    deep_NE = nested(STARTS[name], (2, 3))(table, 6, np.random.RandomState(0))
-    np.testing.assert_allclose(deep_NE.reshape(-1, 2, 3).sum(axis=2), shallow_NE, atol=1e-12)
-    assert (deep_NE >= 0).all()
-    assert (table.weight_N @ deep_NE > 0).all()
+    flat_NE = STARTS[name](table, 6, np.random.RandomState(0))
+    tree_NE = arranged(STARTS[name], (2, 3))(table, 6, np.random.RandomState(0))
+    found = [np.flatnonzero((flat_NE == share_N[:, None]).all(axis=0))[0] for share_N in tree_NE.T]
+    assert sorted(found) == list(range(6))
 
 
-def test_a_part_of_the_tree_may_be_without_rows():
-    def all_left(table, n_experts, random):
-        return np.eye(n_experts)[np.zeros(len(table.weight_N), dtype=int)]
-
-    x_ND, y_N = regimes()
-    table = Table(x_ND, y_N[:, None], np.ones(len(y_N)))
-    share_NE = nested(all_left, (2, 2))(table, 4, np.random.RandomState(0))
-    np.testing.assert_array_equal(share_NE, np.tile([1.0, 0, 0, 0], (len(y_N), 1)))
+def test_parts_that_are_near_share_nodes():
+    place_ED = np.array([[5.0, 0], [0, 1], [5, 1], [0, 0], [9, 9], [9, 8]])
+    order = in_order(np.arange(6), place_ED, np.ones(6), (3, 2)).reshape(3, 2)
+    assert sorted(sorted(node) for node in order.tolist()) == [[0, 2], [1, 3], [4, 5]]
+    again = in_order(np.arange(6), place_ED[::-1], np.ones(6), (3, 2)).reshape(3, 2)
+    np.testing.assert_array_equal(place_ED[::-1][again], place_ED[order])
 
 
 def test_parameters_reach_the_tree():
