@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from sparsemix.classic import LinearExperts, SoftmaxGate
-from sparsemix.classic.assign import Soft
-from sparsemix.classic.em import Stopping
-from sparsemix.classic.fitting import Plan, fit_mixture
+from sparsemix.classic.em.assign import Soft
+from sparsemix.classic.em.loop import Stopping
+from sparsemix.classic.fitting.mixtures import Plan, fit_mixture
 from sparsemix.classic.parts import Table
 from sparsemix.classic.starts import STARTS, cells, kmeans, random, splits, starting
 from sparsemix.classic.starts.cuts import directions, edge
