@@ -40,6 +40,7 @@ def reseeded(table: Table, responsibility_NE: Array, dead_E: Array) -> Array:
     """Responsibilities in which each dead expert has taken a side of the living expert whose cut gains most."""
     rows = seen(table)
     share_NE = np.where(dead_E, 0.0, responsibility_NE)
+    share_NE[share_NE.sum(axis=1) == 0] = ~dead_E
     share_NE = share_NE / share_NE.sum(axis=1, keepdims=True)
     for dead in np.flatnonzero(dead_E):
         at, split = max(_proposals(rows, share_NE), key=lambda proposal: proposal[1].gain)
