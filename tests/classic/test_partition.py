@@ -1,4 +1,4 @@
-"""Partition by the law of y given x, which clusters of x cannot find: the tests that say what a mixture is for."""
+"""Partition by the law of y given x, which clusters of x cannot find: three tests that say what a mixture is for."""
 
 from __future__ import annotations
 

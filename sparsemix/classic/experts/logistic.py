@@ -11,9 +11,9 @@ import numpy as np
 from sklearn.utils import Tags, gen_batches
 
 from sparsemix.checks import check
-from sparsemix.classic.columns import Columns
-from sparsemix.classic.design import Design
-from sparsemix.classic.multinomial import LARGE, Logits, climb, is_small, log_softmax, online_step, uniform
+from sparsemix.classic.numeric.columns import Columns
+from sparsemix.classic.numeric.design import Design
+from sparsemix.classic.numeric.multinomial import LARGE, Logits, climb, is_small, log_softmax, online_step, uniform
 from sparsemix.classic.parts import Array, Experts, Table
 
 ROWS = 1 << 12

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import sparse
 from sklearn.utils import gen_batches
 
-from sparsemix.classic import columns
+from sparsemix.classic.numeric import columns
 from sparsemix.classic.parts import Array
 
 ENTRIES = 1 << 15

@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.utils import Tags
 from sklearn.utils.validation import _num_samples
 
-from sparsemix.classic.design import reading_tags
+from sparsemix.classic.numeric.design import reading_tags
 from sparsemix.classic.parts import Array, Gate, Table
 
 

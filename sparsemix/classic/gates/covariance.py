@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol, Self
 import numpy as np
 from scipy.linalg import solve_triangular
 
-from sparsemix.classic.columns import Columns
+from sparsemix.classic.numeric.columns import Columns
 from sparsemix.classic.parts import Array
 
 

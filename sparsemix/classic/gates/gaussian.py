@@ -9,9 +9,9 @@ import numpy as np
 from sklearn.utils import Tags
 
 from sparsemix.checks import check
-from sparsemix.classic.design import Design, reading_tags
 from sparsemix.classic.gates.constant import log_shares
 from sparsemix.classic.gates.covariance import Covariance, Diagonal, Full, Moments
+from sparsemix.classic.numeric.design import Design, reading_tags
 from sparsemix.classic.parts import Array, Gate, Table
 
 COVARIANCES: dict[str, type[Full] | type[Diagonal]] = {"full": Full, "diag": Diagonal}

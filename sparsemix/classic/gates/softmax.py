@@ -9,8 +9,8 @@ import numpy as np
 from sklearn.utils import Tags
 
 from sparsemix.checks import check
-from sparsemix.classic.design import Design, reading_tags
-from sparsemix.classic.multinomial import LARGE, Logits, climb, is_small, online_step, uniform
+from sparsemix.classic.numeric.design import Design, reading_tags
+from sparsemix.classic.numeric.multinomial import LARGE, Logits, climb, is_small, online_step, uniform
 from sparsemix.classic.parts import Array, Gate, Table
 
 

@@ -14,7 +14,7 @@ from sklearn.utils.validation import _num_samples
 
 from sparsemix.checks import check
 from sparsemix.classic.gates.softmax import SoftmaxGate
-from sparsemix.classic.multinomial import normalised
+from sparsemix.classic.numeric.multinomial import normalised
 from sparsemix.classic.parts import Array, Gate, Table
 
 STEPS = 3

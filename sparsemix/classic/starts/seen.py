@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import sparse
 
-from sparsemix.classic.columns import Columns
-from sparsemix.classic.design import Design
+from sparsemix.classic.numeric.columns import Columns
+from sparsemix.classic.numeric.design import Design
 from sparsemix.classic.parts import Array, Table
 
 MOST = 48

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from sparsemix.classic.assign import Soft
-from sparsemix.classic.em import Stopping, run_em
+from sparsemix.classic.em.assign import Soft
+from sparsemix.classic.em.loop import Stopping, run_em
+from sparsemix.classic.em.mixture import Mixture
 from sparsemix.classic.experts import LinearExperts, LogisticExperts
 from sparsemix.classic.gates import SoftmaxGate
-from sparsemix.classic.mixture import Mixture
 from sparsemix.classic.parts import Array, Table
 from sparsemix.classic.starts.gains import Split, best_splits, first_best
 from sparsemix.classic.starts.seen import Seen, seen

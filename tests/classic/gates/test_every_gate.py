@@ -12,7 +12,7 @@ from sklearn.preprocessing import SplineTransformer
 from sklearn.utils import get_tags
 
 from sparsemix.classic.gates import ClassifierGate, ConstantGate, GaussianGate, SoftmaxGate
-from sparsemix.classic.multinomial import normalised
+from sparsemix.classic.numeric.multinomial import normalised
 from sparsemix.classic.parts import Table
 
 EXACT = [

@@ -5,7 +5,7 @@ import pytest
 from sklearn.preprocessing import PolynomialFeatures
 
 from sparsemix.classic.gates import SoftmaxGate
-from sparsemix.classic.multinomial import LARGE
+from sparsemix.classic.numeric.multinomial import LARGE
 from sparsemix.classic.parts import Table
 
 

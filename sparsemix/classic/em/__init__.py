@@ -1,0 +1,1 @@
+"""Expectation-maximisation over a mixture of two parts."""

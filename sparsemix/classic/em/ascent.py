@@ -1,0 +1,71 @@
+"""The iterations of EM, one after the other: those that never fall, and those that wander."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from sparsemix.classic.em.assign import Assign, Soft
+from sparsemix.classic.em.mixture import State, Views, iteration
+from sparsemix.classic.em.squarem import extrapolated
+
+LONGEST = 4.0
+"""First bound of an extrapolation, in EM steps; times this after one that met it and gained, halved after a fall."""
+
+
+def climb(state: State, views: Views, assign: Assign, enough: float) -> Iterator[State]:
+    """Exact EM until its limit is at most `enough` above: two plain iterations, then an extrapolated one if it gains.
+
+    Only soft responsibilities are extrapolated: hard ones do not move by degrees.
+    """
+    longest, reached = LONGEST, -np.inf
+    while True:
+        one = iteration(state.mixture, views, state.responsibility_NE, assign)
+        yield one
+        two = iteration(one.mixture, views, one.responsibility_NE, assign)
+        yield two
+        left = remaining_gain(state.objective, one.objective, two.objective)
+        if max(left, two.objective - reached) <= enough:
+            return
+        trio, reached, state = (state, one, two), two.objective, two
+        if not isinstance(assign, Soft):
+            continue
+        leap, reach = _leap(trio, views, assign, longest)
+        if leap.objective >= two.objective:
+            yield leap
+            state = leap
+            longest *= LONGEST if reach == longest else 1.0
+        else:
+            longest = max(longest / 2, 1.0)
+
+
+def _leap(trio: tuple[State, State, State], views: Views, assign: Assign, longest: float) -> tuple[State, float]:
+    last = trio[2]
+    weight_NE = views.gate.weight_N[:, None] * last.responsibility_NE
+    log_NE, reach = extrapolated([state.log_joint_NE for state in trio], weight_NE, longest)
+    return iteration(last.mixture, views, assign(log_NE).responsibility_NE, assign), reach
+
+
+def wander(state: State, views: Views, assign: Assign, enough: float, patience: int) -> Iterator[State]:
+    """Iterations whose objective may fall, until none of the last `patience` raised the best by more than `enough`."""
+    best, without = state.objective, 0
+    while without < patience:
+        state = iteration(state.mixture, views, state.responsibility_NE, assign)
+        without = 0 if state.objective > best + enough else without + 1
+        best = max(best, state.objective)
+        yield state
+
+
+def remaining_gain(before: float, now: float, after: float) -> float:
+    """How far EM's limit is above `after`, if gains fall geometrically: as the last two did, or at least by a tenth.
+
+    Source: Boehning et al., "The distribution of the likelihood ratio for mixtures of densities from the
+    one-parameter exponential family" (1994), after Aitken.
+    """
+    first, second = now - before, after - now
+    if second <= 0:
+        return 0.0
+    if second >= first:
+        return np.inf
+    return max(second * second / (first - second), 9 * second)

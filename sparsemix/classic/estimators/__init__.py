@@ -1,0 +1,1 @@
+"""The four estimators: their input checked, their fit planned, the fitted mixture asked."""

@@ -1,0 +1,1 @@
+"""Fits: the best of several starts, the number of experts, folds."""

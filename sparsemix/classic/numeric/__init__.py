@@ -1,0 +1,1 @@
+"""Columns of tables in blocks, and Newton steps on them."""
