@@ -37,10 +37,15 @@ def splits(table: Table, n_experts: int, random: np.random.RandomState) -> Array
 
 
 def reseeded(table: Table, responsibility_NE: Array, dead_E: Array) -> Array:
-    """Responsibilities in which each dead expert has taken a side of the living expert whose cut gains most."""
+    """Responsibilities in which each dead expert has taken a side of the living expert whose cut gains most.
+
+    Rows that no living expert has a share in go to all of them alike.
+    """
     rows = seen(table)
     share_NE = np.where(dead_E, 0.0, responsibility_NE)
-    share_NE = share_NE / share_NE.sum(axis=1, keepdims=True)
+    alone_N = share_NE.sum(axis=1) < np.finfo(float).tiny
+    share_NE[alone_N] = ~dead_E
+    share_NE /= share_NE.sum(axis=1, keepdims=True)
     for dead in np.flatnonzero(dead_E):
         at, split = max(_proposals(rows, share_NE), key=lambda proposal: proposal[1].gain)
         share_NE[:, at], share_NE[:, dead] = split.lower_N, split.upper_N

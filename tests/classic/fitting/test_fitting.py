@@ -84,6 +84,17 @@ def test_the_dead_take_sides_of_the_living():
 
 
 @pytest.mark.parametrize("assign", [Soft(), Hard()])
+def test_rows_of_dead_experts_alone_go_to_the_living(assign):
+    X, y = pieces(1, 2)
+    y[:2] += 80 * (1 + np.arange(2))
+    table = regression(X, y)
+    share_NE = np.eye(3)[np.where(np.arange(400) < 2, 2, np.arange(400) % 2)]
+    np.testing.assert_allclose(reseeded(table, share_NE, np.array([False, False, True])).sum(axis=1), 1)
+    run = fit_mixture(plan_of(table, splits, assign=assign), table, 4, np.random.RandomState(0))
+    assert (np.diff(run.path) >= -1e-9 * abs(run.objective)).all()
+
+
+@pytest.mark.parametrize("assign", [Soft(), Hard()])
 @pytest.mark.parametrize("make", [lambda: regression(*pieces(4, 3)), lambda: classes(2, 300)])
 def test_a_weight_is_a_repetition_and_order_is_nothing(make, assign):
     table = make()
