@@ -48,7 +48,8 @@ def resume(plan: Plan, mixture: Mixture, table: Table) -> Run:
 def revived(plan: Plan, table: Table, run: Run) -> Run:
     """The run, or one that goes on from it with its dead experts given half of others' rows, if that is higher.
 
-    A proposal is fitted apart, with the iterations that are left, and only what lies above the run joins its path.
+    A proposal is fitted apart, with the iterations that are left, and only what lies above the run joins its path. Its
+    gate begins anew: one that has come to rule an expert out takes many Newton steps back, and hard EM leaves no time.
     """
     enough = plan.stopping.tol * float(table.weight_N.sum())
     while True:
@@ -58,7 +59,7 @@ def revived(plan: Plan, table: Table, run: Run) -> Run:
             return run
         seen = len(run.path)
         trial = run_em(
-            run.mixture,
+            run.mixture._replace(gate=plan.gate.started(table, len(dead_E))),
             table,
             reseeded(table, run.responsibility_NE, dead_E),
             plan.assign,
