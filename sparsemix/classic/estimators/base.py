@@ -15,6 +15,7 @@ from sparsemix.classic.em.loop import Run, Stopping
 from sparsemix.classic.estimators.fitted import FittedMoE
 from sparsemix.classic.estimators.parameters import as_gate, check_among, check_tolerance, check_whole
 from sparsemix.classic.estimators.reading import Accepts, check_enough, read_both, read_weights
+from sparsemix.classic.experts.weighting import LARGEST_SEED, seeded
 from sparsemix.classic.fitting.folds import folds_of
 from sparsemix.classic.fitting.mixtures import Plan, resume
 from sparsemix.classic.parts import Array, Experts, Gate, Table
@@ -120,9 +121,10 @@ class BaseMoE(FittedMoE):
         check_pooling(self.pooling, self._numbers()[1])
 
     def _plan(self, random_state: np.random.RandomState) -> Plan:
+        seeds = random_state.randint(LARGEST_SEED, size=2).tolist()  # numbers, so that parallel fits draw alike
         return Plan(
-            self._as_experts(random_state),
-            self._as_gate(),
+            self._as_experts(seeds[0]),
+            seeded(self._as_gate(), seeds[1]),
             starting(self.start, self.n_init),
             self._assign(random_state),
             Stopping(self.max_iter, self.tol),

@@ -10,7 +10,7 @@ from sparsemix.classic.em.assign import Assign, Soft
 from sparsemix.classic.em.loop import Observe, Run, Stopping, appended, run_em
 from sparsemix.classic.em.mixture import Mixture
 from sparsemix.classic.parts import Array, Experts, Gate, Table
-from sparsemix.classic.starts import Start, reseeded
+from sparsemix.classic.starts import Start, grown
 
 DEAD = 0.02
 """An expert whose share of the weight is under this part of an even share has died."""
@@ -30,9 +30,14 @@ class Plan(NamedTuple):
 
 def fit_mixture(plan: Plan, table: Table, n_experts: int, random: np.random.RandomState) -> Run:
     """The run that reached the highest objective, with experts that died revived where that raises it."""
-    mixture = Mixture(plan.experts.started(table, n_experts), plan.gate.started(table, n_experts))
+    mixture = started(plan, table, n_experts)
     runs = [fit_from(plan, mixture, table, start(table, n_experts, random)) for start in plan.starts]
     return revived(plan, table, max(runs, key=lambda run: run.objective))
+
+
+def started(plan: Plan, table: Table, n_experts: int) -> Mixture:
+    """The parts of the plan, with all experts alike."""
+    return Mixture(plan.experts.started(table, n_experts), plan.gate.started(table, n_experts))
 
 
 def fit_from(plan: Plan, mixture: Mixture, table: Table, responsibility_NE: Array) -> Run:
@@ -46,29 +51,25 @@ def resume(plan: Plan, mixture: Mixture, table: Table) -> Run:
 
 
 def revived(plan: Plan, table: Table, run: Run) -> Run:
-    """The run, or one that goes on from it with its dead experts given half of others' rows, if that is higher.
+    """The run, or a better one that goes on from its living experts, which grow to their number anew.
 
     A proposal is fitted apart, with the iterations that are left, and only what lies above the run joins its path.
     """
     enough = plan.stopping.tol * float(table.weight_N.sum())
-    while True:
-        dead_E = _dead(table, run.responsibility_NE)
-        left = plan.stopping.max_iter - len(run.path)
-        if not dead_E.any() or left < 1:
-            return run
-        seen = len(run.path)
-        trial = run_em(
-            run.mixture,
-            table,
-            reseeded(table, run.responsibility_NE, dead_E),
-            plan.assign,
-            plan.stopping._replace(max_iter=left),
-        )
-        if trial.objective <= run.objective + enough:
-            return run
-        run = _after_revival(run, trial)
-        for number, objective in enumerate(run.path[seen:], start=seen + 1):
-            plan.observe(number, objective)
+    left = plan.stopping.max_iter - len(run.path)
+    dead_E = _dead(table, run.responsibility_NE)
+    if not dead_E.any() or left < 1:
+        return run
+    living_NE = run.responsibility_NE[:, ~dead_E] + np.finfo(float).tiny  # rows that only the dead had: to all alike
+    share_NE = grown(table, living_NE / living_NE.sum(axis=1, keepdims=True), len(dead_E))
+    stopping = plan.stopping._replace(max_iter=left)
+    trial = run_em(started(plan, table, len(dead_E)), table, share_NE, plan.assign, stopping)
+    if trial.objective <= run.objective + enough:
+        return run
+    longer = _after_revival(run, trial)
+    for number in range(len(run.path), len(longer.path)):
+        plan.observe(number + 1, longer.path[number])
+    return revived(plan, table, longer)
 
 
 def _dead(table: Table, responsibility_NE: Array) -> Array:

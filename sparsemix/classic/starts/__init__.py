@@ -9,13 +9,13 @@ import numpy as np
 from sparsemix.classic.parts import Array, Table
 from sparsemix.classic.starts.draws import cells, random
 from sparsemix.classic.starts.groups import kmeans, residuals
-from sparsemix.classic.starts.splits import reseeded, splits
+from sparsemix.classic.starts.splits import grown, splits
 
 Start = Callable[[Table, int, np.random.RandomState], Array]
 
 STARTS: dict[str, Start] = {"splits": splits, "kmeans": kmeans, "residuals": residuals, "random": random}
 
-__all__ = ["STARTS", "Start", "cells", "kmeans", "random", "reseeded", "residuals", "splits", "starting"]
+__all__ = ["STARTS", "Start", "cells", "grown", "kmeans", "random", "residuals", "splits", "starting"]
 
 
 def starting(start: str, n_init: int) -> tuple[Start, ...]:

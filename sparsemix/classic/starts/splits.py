@@ -15,7 +15,7 @@ from sparsemix.classic.starts.gains import Split, best_splits, first_best
 from sparsemix.classic.starts.seen import Seen, seen
 
 GLANCE = 2
-"""Iterations of EM that compare the best cuts of two kinds."""
+"""Iterations of EM that compare the best cuts."""
 POLISH = 3
 """Further iterations before the next cut: parts that fit no law yet would be cut at the wrong places."""
 
@@ -30,28 +30,21 @@ def splits(table: Table, n_experts: int, random: np.random.RandomState) -> Array
     Source: growing by the best insertion and a few iterations of EM as in Verbeek, Vlassis & Kröse, "Efficient greedy
     learning of Gaussian mixture models" (2003); short runs that compare as in Biernacki, Celeux & Govaert (2003).
     """
-    rows = seen(table)
-    learned = Table(rows.z_ND, rows.t_NM if table.num_classes is None else table.y, table.weight_N, table.num_classes)
-    share_NE = np.ones((len(table.weight_N), 1))
-    while share_NE.shape[1] < n_experts:
-        share_NE = _grown(rows, learned, share_NE)
-    return share_NE
+    return grown(table, np.ones((len(table.weight_N), 1)), n_experts)
 
 
 @one_thread
-def reseeded(table: Table, responsibility_NE: Array, dead_E: Array) -> Array:
-    """Responsibilities in which each dead expert has taken a side of the living expert whose cut gains most."""
+def grown(table: Table, share_NE: Array, n_experts: int) -> Array:
+    """Responsibilities of more experts, grown as in `splits` from those of some."""
     rows = seen(table)
-    share_NE = np.where(dead_E, 0.0, responsibility_NE)
-    share_NE = share_NE / share_NE.sum(axis=1, keepdims=True)
-    for dead in np.flatnonzero(dead_E):
-        at, split = max(_proposals(rows, share_NE), key=lambda proposal: proposal[1].gain)
-        share_NE[:, at], share_NE[:, dead] = split.lower_N, split.upper_N
+    learned = Table(rows.z_ND, rows.t_NM if table.num_classes is None else table.y, table.weight_N, table.num_classes)
+    while share_NE.shape[1] < n_experts:
+        share_NE = _with_one_more(rows, learned, share_NE)
     return share_NE
 
 
-def _grown(rows: Seen, learned: Table, share_NE: Array) -> Array:
-    """One more expert: of the best cut of each kind, the one that a few iterations of EM raise higher."""
+def _with_one_more(rows: Seen, learned: Table, share_NE: Array) -> Array:
+    """One more expert: of the best cuts, the one that a few iterations of EM raise higher."""
     started = _started(learned, share_NE.shape[1] + 1)
     proposals = [_cut(share_NE, at, split) for at, split in _proposals(rows, share_NE)]
     glances = [run_em(started, learned, proposal_NE, Soft(), Stopping(GLANCE, 0.0)) for proposal_NE in proposals]
@@ -60,12 +53,22 @@ def _grown(rows: Seen, learned: Table, share_NE: Array) -> Array:
 
 
 def _proposals(rows: Seen, share_NE: Array) -> list[tuple[int, Split]]:
-    """The expert to cut, and how: for each kind of cut."""
-    proposals = []
-    for kind in zip(*(best_splits(rows, share_N) for share_N in share_NE.T), strict=True):
-        at = first_best(np.array([split.gain for split in kind]), rows.weight_N.sum())
-        proposals.append((at, kind[at]))
-    return proposals
+    """Experts to cut, and how: the two that gain most from a cut across a direction, the one most from residuals."""
+    kinds = zip(*(best_splits(rows, share_N) for share_N in share_NE.T), strict=True)
+    return [
+        (at, kind[at])
+        for number, kind in zip((2, 1), kinds, strict=False)
+        for at in _first(np.array([split.gain for split in kind]), rows.weight_N.sum(), number)
+    ]
+
+
+def _first(gain_E: Array, total: float, number: int) -> list[int]:
+    """The best, best first."""
+    chosen: list[int] = []
+    for _ in range(min(number, len(gain_E))):
+        chosen.append(first_best(gain_E, total))
+        gain_E[chosen[-1]] = -np.inf
+    return chosen
 
 
 def _cut(share_NE: Array, at: int, split: Split) -> Array:

@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 from scipy import sparse, stats
 from sklearn.base import clone
+from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import GridSearchCV
+from sklearn.tree import DecisionTreeRegressor
 
 from sparsemix.classic import (
+    ClassifierGate,
+    EstimatorExperts,
     GaussianGate,
     HierarchicalMoEClassifier,
     HierarchicalMoERegressor,
@@ -230,3 +234,27 @@ def test_equal_settings_give_equal_models():
     for start in ("splits", "kmeans", "residuals", "random"):
         models = [MoERegressor(start=start, n_init=2, random_state=0).fit(X, y) for _ in range(2)]
         np.testing.assert_array_equal(models[0].predict(X), models[1].predict(X))
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"expert": EstimatorExperts(DecisionTreeRegressor(max_depth=3), cross_fit=3)},
+        {"gating": ClassifierGate(RandomForestClassifier(3, min_samples_leaf=5))},
+    ],
+)
+def test_the_seed_reaches_parts_that_have_none(parts):
+    X, y = regimes()
+    model = MoERegressor(**parts, max_iter=3, random_state=0)
+    first, again = model.fit(X, y).predict(X), model.fit(X, y).predict(X)
+    np.testing.assert_array_equal(first, again)
+    assert (model.set_params(random_state=1).fit(X, y).predict(X) != first).any()
+
+
+@pytest.mark.slow
+def test_the_choice_of_a_number_does_not_depend_on_parallel_fits():
+    X, y = regimes()
+    trees = DecisionTreeRegressor(max_depth=3, max_features=1)
+    model = MoERegressor(trees, n_experts="bic", n_experts_range=(1, 3), max_iter=2, random_state=0)
+    alone = model.fit(X, y).selection_["bic"]
+    np.testing.assert_allclose(model.set_params(n_jobs=2).fit(X, y).selection_["bic"], alone, rtol=1e-9)

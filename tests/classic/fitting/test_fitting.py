@@ -7,10 +7,9 @@ import pytest
 
 from sparsemix.classic import LinearExperts, LogisticExperts, SoftmaxGate
 from sparsemix.classic.em.assign import Hard, Soft
-from sparsemix.classic.em.loop import Stopping
-from sparsemix.classic.fitting.mixtures import Plan, fit_mixture, resume, revived
-from sparsemix.classic.parts import Array
-from sparsemix.classic.starts import cells, reseeded, splits
+from sparsemix.classic.em.loop import Run, Stopping
+from sparsemix.classic.fitting.mixtures import Plan, fit_mixture, resume, revived, started
+from sparsemix.classic.starts import cells, splits
 from tests.classic.problems import classes, pieces, regression
 
 
@@ -19,12 +18,12 @@ def plan_of(table, *starts, assign=None, max_iter=200):
     return Plan(experts, SoftmaxGate(), starts, assign or Soft(), Stopping(max_iter, 1e-6))
 
 
-def one_dies(table, n_experts, random) -> Array:
-    """All rows to the first expert but a hundredth, evenly, to the rest of them; the last has none."""
-    share_NE = np.full((len(table.weight_N), n_experts), 0.01 / n_experts)
-    share_NE[:, -1] = 0.0
-    share_NE[:, 0] += 1 - share_NE.sum(axis=1)
-    return share_NE
+def with_dead(table, n_experts) -> tuple[Plan, Run]:
+    """A fit in which all but the first expert are so far off that they have no rows."""
+    plan = plan_of(table)
+    mixture = started(plan, table, n_experts)
+    mixture.experts.level_EM_[1:] += 1e6
+    return plan, resume(plan, mixture, table)
 
 
 def test_the_best_of_several_starts_is_kept():
@@ -45,42 +44,47 @@ def test_a_warm_start_goes_on_from_where_the_fit_was():
     assert further.objective == pytest.approx(whole.objective, abs=1e-5 * 400)
 
 
-def test_a_dead_expert_is_revived_where_that_raises_the_objective():
-    table = regression(*pieces(1, 2))
-    plan = plan_of(table, one_dies)
-    run = fit_mixture(plan, table, 2, np.random.RandomState(0))
-    whole = fit_mixture(plan_of(table, splits), table, 2, np.random.RandomState(0))
-    assert len(run.revivals) == 1
-    assert run.objective == pytest.approx(whole.objective, abs=1e-3 * abs(whole.objective))
-    assert (np.diff(run.path) >= -1e-9).all()
-    assert run.objective == run.path[run.best]
-    assert (table.weight_N @ run.responsibility_NE > 10).all()
+def test_dead_experts_are_revived_where_that_raises_the_objective():
+    table = regression(*pieces(1, 3))
+    plan, run = with_dead(table, 3)
+    assert (table.weight_N @ run.responsibility_NE).tolist() == [400, 0, 0]
+    lively = revived(plan, table, run)
+    whole = fit_mixture(plan_of(table, splits), table, 3, np.random.RandomState(0))
+    assert lively.objective == pytest.approx(whole.objective, rel=1e-3)
+    assert lively.revivals == (len(run.path),)
+    assert lively.path[: len(run.path)] == run.path
+    assert (np.diff(lively.path) >= -1e-9 * abs(lively.objective)).all()
+    assert lively.objective == lively.path[lively.best]
+    assert (table.weight_N @ lively.responsibility_NE > 10).all()
 
 
-def test_of_one_law_nobody_is_revived():
+def test_a_revival_that_gains_nothing_is_dropped():
+    """Of one law, where two experts gain less than the tolerance, a tenth of a nat a row."""
     random = np.random.RandomState(0)
-    X = random.randn(200, 2)
-    table = regression(X, X[:, 0] + random.randn(200))
-    plan = plan_of(table, one_dies, assign=Hard())
-    run = fit_mixture(plan, table, 2, random)
-    assert revived(plan, table, run) == run
+    X = random.randn(400, 1)
+    table = regression(X, X[:, 0] + random.randn(400))
+    plan, run = with_dead(table, 2)
+    plan = plan._replace(stopping=plan.stopping._replace(tol=0.1))
+    assert revived(plan, table, run) is run
+
+
+def test_rows_that_only_the_dead_had_are_given_to_the_living():
+    table = regression(*pieces(1, 3))
+    plan, run = with_dead(table, 3)
+    share_NE = run.responsibility_NE.copy()
+    share_NE[:2] = [0.0, 1.0, 0.0]
+    assert np.isfinite(revived(plan, table, run._replace(responsibility_NE=share_NE)).path).all()
 
 
 def test_revival_stays_within_the_iterations_asked():
-    table = regression(*pieces(1, 2))
+    table = regression(*pieces(1, 3))
+    plan, run = with_dead(table, 3)
+    limit = len(run.path) + 4
+    plan = plan._replace(stopping=plan.stopping._replace(max_iter=limit))
     seen = []
-    plan = plan_of(table, one_dies, max_iter=9)._replace(observe=lambda *at: seen.append(at))
-    run = fit_mixture(plan, table, 2, np.random.RandomState(0))
-    assert len(run.path) <= 9
-    assert seen == [(number, objective) for number, objective in enumerate(run.path, start=1)]
-
-
-def test_the_dead_take_sides_of_the_living():
-    table = regression(*pieces(3, 3))
-    share_NE = np.column_stack([np.full(400, 0.999), np.full(400, 0.001), np.zeros(400)])
-    new_NE = reseeded(table, share_NE, np.array([False, True, True]))
-    assert new_NE.sum(axis=1) == pytest.approx(1)
-    assert (new_NE.sum(axis=0) > 20).all()
+    lively = revived(plan._replace(observe=lambda *at: seen.append(at)), table, run)
+    assert len(run.path) < len(lively.path) <= limit
+    assert seen == [(number, objective) for number, objective in enumerate(lively.path, start=1)][len(run.path) :]
 
 
 @pytest.mark.parametrize("assign", [Soft(), Hard()])
