@@ -96,15 +96,14 @@ def normalised(log_NE: Array) -> Array:
     return out_EN.T
 
 
-def ascend(start: Logits, z: Columns | Array, target_NK: Array, weight_N: Array, steps: int) -> Logits:
-    """Newton steps (IRLS) on the objective, each halved until it does not fall; `start` where none rises."""
-    return climb(start, z, target_NK, weight_N, steps)[0]
-
-
 def climb(
     start: Logits, z: Columns | Array, target_NK: Array, weight_N: Array, steps: int
 ) -> tuple[Logits, Array | None]:
-    """`ascend`, and the sums C_ab of `curvature` at the last step; None: too large, no step, or nothing to learn."""
+    """Newton steps (IRLS) on the objective, each halved until it does not fall; `start` where none rises.
+
+    Returns:
+        The logits, and the sums C_ab of `curvature` at the last step; None: too large, no step, or nothing to learn.
+    """
     z = as_columns(z)
     logits, pair_KKDD = start, None
     if len(start.coef_KD) == 1 or not weight_N.any():

@@ -12,7 +12,7 @@ from sparsemix.classic.numeric.columns import Columns, as_columns
 from sparsemix.classic.numeric.curvature import applied, solved
 from sparsemix.classic.numeric.multinomial import (
     Logits,
-    ascend,
+    climb,
     conjugate_step,
     derivatives,
     newton_step,
@@ -100,7 +100,7 @@ def test_the_optimum_is_scipys(seed, classes, newton):
 def test_hard_targets_are_scikit_learns_logistic_regression():
     z_ND, target_NK, weight_N = problem(3)
     label_N = target_NK.argmax(axis=1)
-    ours = ascend(uniform(3, 3, 0.5), z_ND, np.eye(3)[label_N], weight_N, steps=50)
+    ours = climb(uniform(3, 3, 0.5), z_ND, np.eye(3)[label_N], weight_N, steps=50)[0]
     theirs = LogisticRegression(C=2.0, tol=1e-10, solver="newton-cholesky").fit(z_ND, label_N, weight_N)
     np.testing.assert_allclose(np.exp(ours.log_proba(z_ND)), theirs.predict_proba(z_ND), atol=1e-4)
 
@@ -117,7 +117,7 @@ def test_no_step_lowers_the_objective(seed, classes, features, alpha, sharp, lar
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(multinomial, "LARGE", 0 if large else 500)
         for _ in range(4):
-            logits = ascend(logits, z_ND, target_NK, weight_N, steps=1)
+            logits = climb(logits, z_ND, target_NK, weight_N, steps=1)[0]
             objective = logits.objective(z_ND, target_NK, weight_N)
             assert objective >= reached
             reached = objective
@@ -142,7 +142,7 @@ def test_hard_cases_stay_finite(case, alpha):
             weight_N = np.zeros(60)
         case "one row":
             weight_N = np.eye(60)[0]
-    logits = ascend(uniform(3, 3, alpha), z_ND, target_NK, weight_N, steps=30)
+    logits = climb(uniform(3, 3, alpha), z_ND, target_NK, weight_N, steps=30)[0]
     assert np.isfinite(logits.coef_KD).all()
     assert np.isfinite(logits.log_proba(z_ND)).all()
 
@@ -189,12 +189,12 @@ def test_online_steps_remember_rows_by_a_quadratic():
     past_KKDD, logits = np.zeros((3, 3, 4, 4)), uniform(3, 3, 0.1)
     for rows in np.split(np.arange(400), 4):
         logits, past_KKDD = online_step(logits, past_KKDD, as_columns(z_ND[rows]), target_NK[rows], weight_N[rows])
-    whole = ascend(uniform(3, 3, 0.1), z_ND, target_NK, weight_N, steps=20)
+    whole = climb(uniform(3, 3, 0.1), z_ND, target_NK, weight_N, steps=20)[0]
     np.testing.assert_allclose(logits.coef_KD, whole.coef_KD, atol=0.1)
 
 
 def test_the_first_online_step_is_the_fit():
     z_ND, target_NK, weight_N = problem(0)
     logits, _ = online_step(uniform(3, 3, 0.1), np.zeros((3, 3, 4, 4)), as_columns(z_ND), target_NK, weight_N)
-    expected = ascend(uniform(3, 3, 0.1), z_ND, target_NK, weight_N, steps=20)
+    expected = climb(uniform(3, 3, 0.1), z_ND, target_NK, weight_N, steps=20)[0]
     np.testing.assert_allclose(logits.coef_KD, expected.coef_KD, atol=1e-3)
