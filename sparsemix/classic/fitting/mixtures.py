@@ -30,7 +30,7 @@ class Plan(NamedTuple):
 
 def fit_mixture(plan: Plan, table: Table, n_experts: int, random: np.random.RandomState) -> Run:
     """The run that reached the highest objective, with experts that died revived where that raises it."""
-    mixture = Mixture(plan.experts.started(table, n_experts), plan.gate.started(table, n_experts))
+    mixture = _started(plan, table, n_experts)
     runs = [fit_from(plan, mixture, table, start(table, n_experts, random)) for start in plan.starts]
     return revived(plan, table, max(runs, key=lambda run: run.objective))
 
@@ -42,7 +42,21 @@ def fit_from(plan: Plan, mixture: Mixture, table: Table, responsibility_NE: Arra
 
 def resume(plan: Plan, mixture: Mixture, table: Table) -> Run:
     """EM from a fitted mixture, on its table or another: a warm start."""
-    return fit_from(plan, mixture, table, Soft()(mixture.log_joint(table.X, table.y)).responsibility_NE)
+    return fit_from(plan, mixture, table, _shares(mixture, table))
+
+
+def taken_over(plan: Plan, mixture: Mixture, table: Table) -> Run:
+    """EM of new parts from the responsibilities of a fitted mixture."""
+    share_NE = _shares(mixture, table)
+    return fit_from(plan, _started(plan, table, share_NE.shape[1]), table, share_NE)
+
+
+def _started(plan: Plan, table: Table, n_experts: int) -> Mixture:
+    return Mixture(plan.experts.started(table, n_experts), plan.gate.started(table, n_experts))
+
+
+def _shares(mixture: Mixture, table: Table) -> Array:
+    return Soft()(mixture.log_joint(table.X, table.y)).responsibility_NE
 
 
 def revived(plan: Plan, table: Table, run: Run) -> Run:
