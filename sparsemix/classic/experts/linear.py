@@ -11,6 +11,7 @@ from sklearn.utils import Tags, gen_batches
 from sparsemix.checks import check
 from sparsemix.classic.experts.moments import Scale, moments
 from sparsemix.classic.experts.ridge import fit_line
+from sparsemix.classic.numeric.threads import one_thread
 from sparsemix.classic.parts import Array, Experts, Table
 
 ROWS = 1 << 12
@@ -78,9 +79,11 @@ class LinearExperts(Experts):
         new.moment_EPP_ = np.zeros_like(new.moment_EPP_)
         return new
 
+    @one_thread
     def updated(self, table: Table, weight_NE: Array) -> Self:
         return self._fitted_to(moments(table.X, table.y, weight_NE, self.columns_, self.targets_))
 
+    @one_thread
     def partially_updated(self, table: Table, weight_NE: Array, keep: float) -> Self:
         new_EPP = moments(table.X, table.y, weight_NE, self.columns_, self.targets_)
         return self._fitted_to(keep * self.moment_EPP_ + new_EPP)
@@ -123,6 +126,7 @@ class LinearExperts(Experts):
         new.variance_EM_, new.moment_EPP_ = self.variance_EM_[keep_E], self.moment_EPP_[keep_E]
         return new
 
+    @one_thread
     def log_density(self, X: Any, y: Array) -> Array:
         log_NE = np.empty((len(y), len(self.coef_EMD_)))
         constant_E = -0.5 * np.log(2 * np.pi * self.variance_EM_).sum(axis=1)
@@ -141,6 +145,7 @@ class LinearExperts(Experts):
     def output_of(self, expert: int, X: Any) -> Array:
         return self._lines(X, self.coef_EMD_[expert], self.level_EM_[expert])
 
+    @one_thread
     def _lines(self, X: Any, coef_LD: Array, level_L: Array) -> Array:
         """Dense columns are centred before they are multiplied, so that means far from 0 cost no digits."""
         if not isinstance(X, np.ndarray):

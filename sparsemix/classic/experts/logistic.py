@@ -14,6 +14,7 @@ from sparsemix.checks import check
 from sparsemix.classic.numeric.columns import Columns
 from sparsemix.classic.numeric.design import Design
 from sparsemix.classic.numeric.multinomial import LARGE, Logits, climb, is_small, log_softmax, online_step, uniform
+from sparsemix.classic.numeric.threads import one_thread
 from sparsemix.classic.parts import Array, Experts, Table
 
 ROWS = 1 << 12
@@ -59,6 +60,7 @@ class LogisticExperts(Experts):
     def prepared(self, X: Any) -> Columns:
         return self.design_.columns(X)
 
+    @one_thread
     def updated(self, table: Table, weight_NE: Array) -> Self:
         z, target_NK = self.design_.columns(table.X), np.eye(self._num_classes)[table.y]
         new = copy(self)
@@ -72,6 +74,7 @@ class LogisticExperts(Experts):
     def online(self) -> bool:
         return True
 
+    @one_thread
     def partially_updated(self, table: Table, weight_NE: Array, keep: float) -> Self:
         seen = self.logits_E_[0].n_parameters
         check(
@@ -111,6 +114,7 @@ class LogisticExperts(Experts):
         new.curvature_E_ = [self.curvature_E_[expert] for expert in chosen]
         return new
 
+    @one_thread
     def log_density(self, X: Any, y: Array) -> Array:
         log_NE = np.empty((len(y), len(self.logits_E_)))
         for rows, log_KEN in self._log_proba(X, self.logits_E_):
@@ -123,6 +127,7 @@ class LogisticExperts(Experts):
     def output_of(self, expert: int, X: Any) -> Array:
         return self._proba(X, [self.logits_E_[expert]])[:, 0]
 
+    @one_thread
     def _proba(self, X: Any, logits_E: Sequence[Logits]) -> Array:
         proba_NEK = np.empty((X.shape[0], len(logits_E), self._num_classes))
         for rows, log_KEN in self._log_proba(X, logits_E):

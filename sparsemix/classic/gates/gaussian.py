@@ -12,6 +12,7 @@ from sparsemix.checks import check
 from sparsemix.classic.gates.constant import log_shares
 from sparsemix.classic.gates.covariance import Covariance, Diagonal, Full, Moments
 from sparsemix.classic.numeric.design import Design, reading_tags
+from sparsemix.classic.numeric.threads import one_thread
 from sparsemix.classic.parts import Array, Gate, Table
 
 COVARIANCES: dict[str, type[Full] | type[Diagonal]] = {"full": Full, "diag": Diagonal}
@@ -71,6 +72,7 @@ class GaussianGate(Gate):
     def partially_updated(self, table: Table, responsibility_NE: Array, keep: float) -> Self:
         return self._learned(self._moments(table, responsibility_NE).after(self.moments_, keep))
 
+    @one_thread
     def _moments(self, table: Table, responsibility_NE: Array) -> Moments:
         weight_E, sum_ED, square = (np.zeros_like(sums) for sums in self.moments_)
         for block, z_BD in self.design_.columns(table.X).blocks():
@@ -89,6 +91,7 @@ class GaussianGate(Gate):
         new.covariance_ = COVARIANCES[self.covariance].fitted(moments, new.mean_ED_, self.alpha)
         return new
 
+    @one_thread
     def log_scores(self, X: Any) -> Array:
         distance_NE = self.covariance_.distances(self.mean_ED_, self.design_.columns(X))
         log_norm_E = self.mean_ED_.shape[1] * np.log(2 * np.pi) + self.covariance_.log_determinant_E

@@ -11,6 +11,7 @@ from sklearn.utils import Tags
 from sparsemix.checks import check
 from sparsemix.classic.numeric.design import Design, reading_tags
 from sparsemix.classic.numeric.multinomial import LARGE, Logits, climb, is_small, online_step, uniform
+from sparsemix.classic.numeric.threads import one_thread
 from sparsemix.classic.parts import Array, Gate, Table
 
 
@@ -51,9 +52,11 @@ class SoftmaxGate(Gate):
     def prepared(self, X: Any) -> Any:
         return self.design_.columns(X)
 
+    @one_thread
     def log_scores(self, X: Any) -> Array:
         return self.logits_.log_proba(self.design_.columns(X))
 
+    @one_thread
     def updated(self, table: Table, responsibility_NE: Array) -> Self:
         new = copy(self)
         z = self.design_.columns(table.X)
@@ -64,6 +67,7 @@ class SoftmaxGate(Gate):
     def online(self) -> bool:
         return True
 
+    @one_thread
     def partially_updated(self, table: Table, responsibility_NE: Array, keep: float) -> Self:
         seen = f"{self.logits_.n_parameters}"
         check(is_small(self.logits_), "partial_fit", f"takes gates of under {LARGE} coefficients", seen, "use fit")

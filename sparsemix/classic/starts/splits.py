@@ -9,6 +9,7 @@ from sparsemix.classic.em.loop import Stopping, run_em
 from sparsemix.classic.em.mixture import Mixture
 from sparsemix.classic.experts import LinearExperts, LogisticExperts
 from sparsemix.classic.gates import SoftmaxGate
+from sparsemix.classic.numeric.threads import one_thread
 from sparsemix.classic.parts import Array, Table
 from sparsemix.classic.starts.gains import Split, best_splits, first_best
 from sparsemix.classic.starts.seen import Seen, seen
@@ -31,6 +32,7 @@ def splits(table: Table, n_experts: int, random: np.random.RandomState) -> Array
     return grown(table, np.ones((len(table.weight_N), 1)), n_experts)
 
 
+@one_thread
 def grown(table: Table, share_NE: Array, n_experts: int) -> Array:
     """Responsibilities of more experts, grown as in `splits` from those of some."""
     rows = seen(table)
