@@ -162,7 +162,7 @@ def test_frames_keep_names_and_types(library: str) -> None:
 def test_pictures_of_frames(library: str, X: np.ndarray, y: np.ndarray) -> None:
     frame = FRAMES[library]({"width": X[:, 0], "height": X[:, 1], "depth": X[:, 2]})
     model = MoERegressor(max_iter=3).fit(frame, y)
-    ax = plot_partition(model, frame, y, features=("height", "width"), grid_resolution=5)
+    ax = plot_partition(model, frame, y, features=["height", "width"], grid_resolution=5)
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("height", "width")
     assert plot_gate(model, frame, features="depth", grid_resolution=5).get_xlabel() == "depth"
 

@@ -150,10 +150,10 @@ def rewrite(path: Path, entry: str, value: object) -> None:
 def test_of_ours_only_classes_of_values_are_known() -> None:
     known = {
         "parts.Table",
-        "multinomial.Logits",
-        "regression.MoERegressor",
+        "numeric.multinomial.Logits",
+        "estimators.regression.MoERegressor",
         "gates.softmax.SoftmaxGate",
-        "stacking.Stack",
+        "predictive.stacking.Stack",
     }
     assert all(is_known(f"sparsemix.classic.{name}") for name in known)
     assert not any(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -52,7 +53,7 @@ class MoEDisplay:
         y: Any = None,
         *,
         response: str = "partition",
-        features: Feature | tuple[Feature, ...] | None = None,
+        features: Feature | Sequence[Feature] | None = None,
         grid_resolution: int = 200,
         ax: Any = None,
     ) -> Self:
@@ -77,7 +78,8 @@ class MoEDisplay:
             return cls(Shares(estimator.responsibilities(X, y))).plot(ax)
         X = X if hasattr(X, "shape") else np.asarray(X)
         default = min(X.shape[1], 2 if response == "partition" else 1)
-        chosen = tuple(range(default)) if features is None else features if isinstance(features, tuple) else (features,)
+        given = range(default) if features is None else features
+        chosen = (given,) if isinstance(given, str) or not isinstance(given, Sequence) else tuple(given)
         most = 2 if response == "partition" else 1
         check(1 <= len(chosen) <= most, "features", f"must be 1..{most} columns for the {response}", chosen)
         if response == "gate":
@@ -136,7 +138,7 @@ def plot_partition(
     X: Any,
     y: Any = None,
     *,
-    features: Feature | tuple[Feature, ...] | None = None,
+    features: Feature | Sequence[Feature] | None = None,
     grid_resolution: int = 200,
     ax: Any = None,
 ) -> Any:

@@ -19,7 +19,7 @@ CONSTANT = 1e-12
 
 @dataclass(frozen=True)
 class Columns:
-    """N rows of D columns z = (x - mean) / scale; a missing value is at the mean, 0. Fitted to sparse x, the mean is 0."""
+    """N rows of D columns z = (x - mean) / scale; a missing value is at the mean, 0. Of a fit to sparse x it is 0."""
 
     raw: Any
     """(N, D), float64 or float32, or CSR."""

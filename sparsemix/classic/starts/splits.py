@@ -20,7 +20,6 @@ POLISH = 3
 """Further iterations before the next cut: parts that fit no law yet would be cut at the wrong places."""
 
 
-@one_thread
 def splits(table: Table, n_experts: int, random: np.random.RandomState) -> Array:
     """Responsibilities of a mixture of linear (or logistic) experts that grows by the cuts that raise it most.
 

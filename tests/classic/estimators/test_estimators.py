@@ -17,8 +17,10 @@ from sparsemix.classic import (
     GaussianGate,
     HierarchicalMoEClassifier,
     HierarchicalMoERegressor,
+    LinearExperts,
     MoEClassifier,
     MoERegressor,
+    SoftmaxGate,
 )
 from tests.classic.tables import classes, regimes
 
@@ -188,6 +190,18 @@ def test_warm_start_goes_on_where_em_ended():
     model.set_params(max_iter=200).fit(X, y)
     assert model.objective_path_[0] >= reached
     np.testing.assert_allclose(model.objective_path_[-1], whole.objective_path_[-1], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"expert": Ridge(alpha=1e4)}, {"expert__alpha": 1e4}, {"gating": SoftmaxGate(alpha=1e4)}]
+)
+def test_warm_start_takes_over_changed_parts(changes):
+    X, y = regimes()
+    model = MoERegressor(LinearExperts(), warm_start=True, max_iter=50, random_state=0).fit(X, y)
+    model.set_params(**changes).fit(X, y)
+    fresh = clone(model).set_params(max_iter=200).fit(X, y)
+    model.set_params(max_iter=200).fit(X, y)
+    np.testing.assert_allclose(model.predict(X), fresh.predict(X), atol=1e-2)
 
 
 def test_warm_start_keeps_experts_and_columns():
