@@ -38,7 +38,8 @@ class Cuts(NamedTuple):
 def edge(place: Array) -> Array:
     """0 below -1/2, 1 above 1/2, smooth between; zero, not little, far away: parts have no rows far from them."""
     t = np.clip(place + 0.5, 0.0, 1.0)
-    return t * t * t * (t * (6 * t - 15) + 10)
+    share = t * t * t * (t * (6 * t - 15) + 10)
+    return np.minimum(share, 1.0)  # rounding would leave less than nothing to the other side
 
 
 class Directions(NamedTuple):
