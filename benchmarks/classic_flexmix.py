@@ -29,7 +29,7 @@ Array = NDArray[np.float64]
 Numbers = dict[str, float]
 AGREE = 1e-6
 """Relative difference of the likelihood of flexmix's parameters, in its density and in ours."""
-STARTS = 5
+STARTS = 10
 
 
 class Case(NamedTuple):

@@ -126,6 +126,11 @@ def test_edges_are_smooth_and_end():
     assert share + edge(-place) == pytest.approx(1)
 
 
+def test_rounding_does_not_carry_edges_past_1():
+    """The other side's share would be below 0, its root NaN, and an expert left without a fit."""
+    assert edge(np.linspace(0.49, 0.5, 100_001)).max() <= 1.0
+
+
 def test_the_first_cut_is_where_the_law_changes():
     X, y = sign_times(0)
     rows = seen(regression(X, y))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from abc import abstractmethod
 from copy import copy
 from typing import Any, Self
@@ -15,8 +16,9 @@ from sparsemix.classic.em.loop import Run, Stopping
 from sparsemix.classic.estimators.fitted import FittedMoE
 from sparsemix.classic.estimators.parameters import as_gate, check_among, check_tolerance, check_whole
 from sparsemix.classic.estimators.reading import Accepts, check_enough, read_both, read_weights
+from sparsemix.classic.experts.weighting import LARGEST_SEED, seeded
 from sparsemix.classic.fitting.folds import folds_of
-from sparsemix.classic.fitting.mixtures import Plan, resume
+from sparsemix.classic.fitting.mixtures import Plan, resume, taken_over
 from sparsemix.classic.parts import Array, Experts, Gate, Table
 from sparsemix.classic.predictive.pooling import check_pooling
 from sparsemix.classic.predictive.stacking import Stack, fit_stack
@@ -47,6 +49,8 @@ class BaseMoE(FittedMoE):
     """Whether that run ended before `max_iter`."""
     objective_path_: Array
     """The objective after each of its iterations: log-likelihood less penalties, in nats."""
+    asked_: str
+    """The parts that the parameters of the fit asked for, with their own parameters."""
     seen_weight_: float
     """Weight of all rows that the mixture learned from."""
     held_weight_: float
@@ -106,10 +110,18 @@ class BaseMoE(FittedMoE):
         self._keep(self._search(plan, table, random_state), table)
 
     def _go_on(self, plan: Plan, table: Table) -> None:
+        """EM from where it ended; where other parts are asked for, of these, from the responsibilities of the old."""
         least, most = self._numbers()
         remedy = "fit with warm_start=False"
         check(least <= self.n_experts_ <= most, "n_experts", f"must stay {self.n_experts_} to go on", f"{most}", remedy)
-        self._keep(resume(plan, self.mixture_, table), table)
+        if self.asked_ == self._asked():
+            self._keep(resume(plan, self.mixture_, table), table)
+        else:
+            check_enough(table, self.n_experts_)
+            self._keep(taken_over(plan, self.mixture_, table), table)
+
+    def _asked(self) -> str:
+        return " ".join(part.__repr__(N_CHAR_MAX=sys.maxsize) for part in (self._as_experts(0), self._as_gate()))
 
     def _check_parameters(self) -> None:
         check_among("em", self.em, VARIANTS)
@@ -120,9 +132,10 @@ class BaseMoE(FittedMoE):
         check_pooling(self.pooling, self._numbers()[1])
 
     def _plan(self, random_state: np.random.RandomState) -> Plan:
+        seeds = random_state.randint(LARGEST_SEED, size=2).tolist()  # numbers, so that parallel fits draw alike
         return Plan(
-            self._as_experts(random_state),
-            self._as_gate(),
+            self._as_experts(seeds[0]),
+            seeded(self._as_gate(), seeds[1]),
             starting(self.start, self.n_init),
             self._assign(random_state),
             Stopping(self.max_iter, self.tol),
@@ -142,6 +155,7 @@ class BaseMoE(FittedMoE):
 
     def _keep(self, run: Run, table: Table) -> None:
         self.experts_, self.gate_ = run.mixture
+        self.asked_ = self._asked()
         self.n_experts_ = run.responsibility_NE.shape[1]
         self.n_iter_ = len(run.path)
         self.converged_ = run.converged

@@ -70,10 +70,14 @@ class Classification(ClassifierMixin, OnlineMoE):
         There is this method where experts and gate are online. After `fit` it goes on from there.
 
         Args:
-            classes: all classes that may come; needed by the first call.
+            classes: all classes that may come; needed by the first call, the same in later ones.
         """
         fitted = self.__sklearn_is_fitted__()
         check(fitted or classes is not None, "classes", "must be all classes that may come", "None in the first call")
+        if fitted and classes is not None:
+            other = np.setxor1d(classes, self.classes_)
+            seen = f"{', '.join(map(str, other[:3]))} in one call only"
+            check(len(other) == 0, "classes", "must be the same in all calls", seen)
         return self._partial_fit(X, y, sample_weight, classes)
 
 

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from typing import Any, cast
 
 import numpy as np
-from scipy.special import logsumexp, softmax
+from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
@@ -14,9 +14,8 @@ from sparsemix.checks import check
 from sparsemix.classic.em.mixture import Mixture
 from sparsemix.classic.estimators.reading import Accepts, read_both, read_weights, read_X
 from sparsemix.classic.numeric.blocks import in_blocks
-from sparsemix.classic.numeric.multinomial import normalised
 from sparsemix.classic.parts import Array, Experts, Gate
-from sparsemix.classic.predictive.pooling import Pooling, check_pooling, pooled
+from sparsemix.classic.predictive.pooling import Pooling, check_pooling, pooled, pooled_log_density
 from sparsemix.classic.predictive.stacking import Stack
 
 
@@ -98,14 +97,15 @@ class FittedMoE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
     def score_samples(self, X: Any, y: Any = None) -> Array:
         """log p(y | x) of each row, (N,); without `y`, that of the prediction: how sure the mixture is of itself.
 
-        Of a gate that models x, log p(x) is left out.
+        The density is the one that predicts, with the weights of `pooling`. Of a gate that models x, log p(x) is left
+        out.
         """
         check_is_fitted(self)
-        return in_blocks(self._log_density, *self._read_pair(X, self.predict(X) if y is None else y))
+        return self._log_density(X, self.predict(X) if y is None else y, self._pooling())
 
-    def _log_density(self, X: Any, y: Array) -> Array:
-        log_joint_NE = normalised(self.gate_.log_scores(X)) + self.experts_.log_density(X, y)
-        return np.asarray(logsumexp(log_joint_NE, axis=1))
+    def _log_density(self, X: Any, y: Any, pooling: Pooling) -> Array:
+        mixture = self.mixture_
+        return in_blocks(lambda X, y: pooled_log_density(mixture, X, y, pooling), *self._read_pair(X, y))
 
     @property
     def n_parameters_(self) -> float:
@@ -119,6 +119,8 @@ class FittedMoE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
     def bic(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Bayesian information criterion, the lower the better: parameters * log(sum_n w_n) - 2 log-likelihood.
 
+        The likelihood is that of the mixture with its own gate, which EM maximises, whatever `pooling` is.
+
         Source: Schwarz, "Estimating the dimension of a model" (1978).
         """
         weight_N, log_likelihood = self._weights_and_fit(X, y, sample_weight)
@@ -129,6 +131,6 @@ class FittedMoE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         return 2 * self.n_parameters_ - 2 * self._weights_and_fit(X, y, sample_weight)[1]
 
     def _weights_and_fit(self, X: Any, y: Any, sample_weight: Any) -> tuple[Array, float]:
-        log_density_N = self.score_samples(X, y)
+        log_density_N = self._log_density(X, y, "soft")
         weight_N = read_weights(sample_weight, log_density_N[:, None])
         return weight_N, float(weight_N @ log_density_N)

@@ -60,7 +60,7 @@ class HierarchicalMoE(BaseMoE):
         self.verbose = verbose
 
     def _as_gate(self) -> TreeGate:
-        return TreeGate(self.branching, super()._as_gate())
+        return TreeGate(self.branching, None if self.gating is None else super()._as_gate())
 
     def _numbers(self) -> tuple[int, int]:
         check_branching(self.branching)
@@ -82,18 +82,17 @@ class HierarchicalMoE(BaseMoE):
 
 
 def arranged(start: Start, branching: Sequence[int]) -> Start:
-    """The same start, its parts in an order in which those of one node are near to one another.
+    """The same start, its parts in an order in which those of one node are near to one another in x.
 
-    So each gate begins with a cut through few directions. All parts are found at once, since a cut that is best for two
-    experts is often none for four.
+    So each gate has a simple cut to learn. All parts are found at once, since the best cut for two experts is often a
+    poor one for four.
     """
 
     def start_leaves(table: Table, n_experts: int, random: np.random.RandomState) -> Array:
         share_NE = start(table, n_experts, random)
-        rows = seen(table)
         weight_NE = table.weight_N[:, None] * share_NE
         weight_E = np.maximum(weight_NE.sum(axis=0), np.finfo(float).tiny)
-        place_ED = weight_NE.T @ np.column_stack([rows.z_ND, rows.t_NM]) / weight_E[:, None]
+        place_ED = weight_NE.T @ seen(table).z_ND / weight_E[:, None]
         return share_NE[:, in_order(np.arange(n_experts), place_ED, weight_E, branching)]
 
     return start_leaves

@@ -13,10 +13,19 @@ from sparsemix.classic.parts import Experts
 
 
 def as_experts(expert: Any, *, n_jobs: int | None, random_state: Any, classifier: bool) -> Experts:
-    """Experts of None (linear or logistic ones), of an estimator or a list of estimators, or of experts themselves."""
+    """Experts of None (linear or logistic ones), of an estimator or a list of estimators, or of experts themselves.
+
+    Args:
+        n_jobs, random_state: what experts take that do not say it themselves.
+    """
     if expert is None:
         return LogisticExperts() if classifier else LinearExperts()
     if isinstance(expert, Experts):
-        return fresh(expert)
+        return _told(fresh(expert), n_jobs=n_jobs, random_state=random_state)
     estimators_of(expert)
     return EstimatorExperts(expert, n_jobs=n_jobs, random_state=random_state)
+
+
+def _told(experts: Experts, **values: Any) -> Experts:
+    silent = [name for name, value in experts.get_params(deep=False).items() if value is None]
+    return experts.set_params(**{name: value for name, value in values.items() if name in silent})

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy import sparse
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.model_selection import GridSearchCV, RandomizedSearchCV
@@ -13,10 +12,11 @@ from sklearn.pipeline import Pipeline
 
 from sparsemix.checks import check
 from sparsemix.classic.experts.gaussian_process import Process
+from sparsemix.classic.numeric.coefficients import count_coefficients
 
 
 def count_parameters(fitted: Any) -> float:
-    """Coefficients and intercepts that are not 0; weights of a perceptron; values in the leaves of trees.
+    """Free coefficients and intercepts that are not 0; weights of a perceptron; values in the leaves of trees.
 
     What is not 0 counts as the degrees of freedom of the lasso do; ridge penalties and the places of splits do not
     lower or raise the number.
@@ -37,7 +37,7 @@ def count_parameters(fitted: Any) -> float:
     if isinstance(fitted, DummyClassifier | DummyRegressor):
         return float(np.size(getattr(fitted, "constant_", 0)))
     if hasattr(fitted, "coef_"):
-        return _nonzero(fitted.coef_) + _nonzero(getattr(fitted, "intercept_", 0.0))
+        return count_coefficients(fitted)
     if hasattr(fitted, "coefs_"):
         return float(sum(weights.size for weights in (*fitted.coefs_, *fitted.intercepts_)))
     if hasattr(fitted, "tree_"):
@@ -48,7 +48,3 @@ def count_parameters(fitted: Any) -> float:
     remedy = 'compare by cross-validation instead: n_experts="cv"'
     check(False, "expert", "must have parameters that can be counted for BIC and AIC", type(fitted).__name__, remedy)
     raise AssertionError
-
-
-def _nonzero(values: Any) -> float:
-    return float(values.count_nonzero() if sparse.issparse(values) else np.count_nonzero(values))

@@ -53,8 +53,8 @@ class EstimatorExperts(Experts):
         estimator: a regressor or classifier, or a list of them, one for each expert.
         cross_fit: folds to hold out, at least 2; None: no rows are held out.
         variance_floor: least variance, as a share of that of the target.
-        n_jobs: experts fitted at once, by joblib.
-        random_state: of the seeds, the folds and the sampling.
+        n_jobs: experts fitted at once, by joblib; None: as the mixture says.
+        random_state: of the seeds, the folds and the sampling; None: that of the mixture.
 
     Source: Jordan & Jacobs (1994) for EM; held-out predictions as in Wolpert, "Stacked generalization" (1992).
     """

@@ -45,12 +45,15 @@ def _dense_moments(X: Array, t_NM: Array, weight_NE: Array, scale: Scale) -> Arr
     per_unit_D = 1 / scale.unit_D
     for block in gen_batches(len(X), max(LEAST_ROWS, ENTRIES // width)):
         z_ND = (X[block] - scale.origin_D) * per_unit_D
-        v_NP = np.column_stack([np.ones(len(z_ND)), z_ND, t_NM[block]])
-        root_EN = np.sqrt(weight_NE[block].T)
-        for expert, root_N in enumerate(root_EN):
-            weighted_NP = v_NP * root_N[:, None]
-            moment_EPP[expert] += weighted_NP.T @ weighted_NP  # numpy sees the symmetry and computes one half
+        add_moments(moment_EPP, np.column_stack([np.ones(len(z_ND)), z_ND, t_NM[block]]), weight_NE[block])
     return moment_EPP
+
+
+def add_moments(moment_EPP: Array, v_NP: Array, weight_NE: Array) -> None:
+    """Add sum_n weight_ne v_n v_n^T of some rows."""
+    for moment_PP, root_N in zip(moment_EPP, np.sqrt(weight_NE.T), strict=True):
+        weighted_NP = v_NP * root_N[:, None]
+        moment_PP += weighted_NP.T @ weighted_NP  # numpy sees the symmetry and computes one half
 
 
 def _sparse_moments(X: Any, t_NM: Array, weight_NE: Array, scale: Scale) -> Array:

@@ -47,7 +47,17 @@ def fit_from(plan: Plan, mixture: Mixture, table: Table, responsibility_NE: Arra
 
 def resume(plan: Plan, mixture: Mixture, table: Table) -> Run:
     """EM from a fitted mixture, on its table or another: a warm start."""
-    return fit_from(plan, mixture, table, Soft()(mixture.log_joint(table.X, table.y)).responsibility_NE)
+    return fit_from(plan, mixture, table, _shares(mixture, table))
+
+
+def taken_over(plan: Plan, mixture: Mixture, table: Table) -> Run:
+    """EM of new parts from the responsibilities of a fitted mixture."""
+    share_NE = _shares(mixture, table)
+    return fit_from(plan, started(plan, table, share_NE.shape[1]), table, share_NE)
+
+
+def _shares(mixture: Mixture, table: Table) -> Array:
+    return Soft()(mixture.log_joint(table.X, table.y)).responsibility_NE
 
 
 def revived(plan: Plan, table: Table, run: Run) -> Run:

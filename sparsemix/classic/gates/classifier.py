@@ -12,6 +12,7 @@ from sklearn.utils import Tags, _safe_indexing, get_tags
 from sklearn.utils.validation import _num_samples, has_fit_parameter
 
 from sparsemix.checks import check
+from sparsemix.classic.numeric.coefficients import count_coefficients
 from sparsemix.classic.parts import Array, Gate, Table
 
 LEAST = 1e-3
@@ -110,7 +111,7 @@ class ClassifierGate(Gate):
 
     @property
     def n_parameters(self) -> float:
-        """Coefficients and intercepts of the classifier, those of the last step of a pipeline.
+        """Free coefficients and intercepts of the classifier, those of the last step of a pipeline.
 
         Raises:
             ValueError: it has none.
@@ -120,7 +121,7 @@ class ClassifierGate(Gate):
         last: Any = self.classifier_[-1] if isinstance(self.classifier_, Pipeline) else self.classifier_
         seen, remedy = f"{last!r}", "choose by 'cv'"
         check(hasattr(last, "coef_"), "gating", "must have coef_ for its parameters to be counted", seen, remedy)
-        return np.size(last.coef_) + np.size(getattr(last, "intercept_", ()))
+        return count_coefficients(last)
 
     def only(self, keep_E: Array) -> Self:
         new = copy(self)

@@ -100,7 +100,9 @@ class GaussianGate(Gate):
 
     @property
     def n_parameters(self) -> float:
-        return len(self.mean_ED_) - 1 + self.mean_ED_.size + self.covariance_.n_parameters
+        """Those that p(e | x) shows, as BIC and AIC are of p(y | x): log-odds to one expert, quadratic in z."""
+        experts = len(self.mean_ED_)
+        return (experts - 1) * (1 + (self.mean_ED_.size + self.covariance_.n_parameters) / experts)
 
     def only(self, keep_E: Array) -> Self:
         new = copy(self)

@@ -17,6 +17,9 @@ from sparsemix.classic.gates.softmax import SoftmaxGate
 from sparsemix.classic.numeric.multinomial import normalised
 from sparsemix.classic.parts import Array, Gate, Table
 
+STEPS = 3
+"""Newton steps of the gate of a node: they cost little for so few children, and EM needs fewer iterations with them."""
+
 
 class TreeGate(Gate):
     """p(leaf | x) = product over the nodes on the way of p(child | node, x), each node a gate of its own.
@@ -26,7 +29,7 @@ class TreeGate(Gate):
 
     Args:
         branching: children of a node at each level from the root; prod(branching) experts, leaves from left to right.
-        gating: the gate of a node, fitted anew for each; None for `SoftmaxGate()`.
+        gating: the gate of a node, fitted anew for each; None for a `SoftmaxGate` of 3 steps.
 
     Source: Jordan & Jacobs, "Hierarchical mixtures of experts and the EM algorithm" (1994).
     """
@@ -142,7 +145,7 @@ class TreeGate(Gate):
 
     @property
     def _node(self) -> Gate:
-        return SoftmaxGate() if self.gating is None else self.gating
+        return SoftmaxGate(steps=STEPS) if self.gating is None else self.gating
 
 
 def check_branching(branching: Any) -> None:

@@ -19,7 +19,7 @@ CONSTANT = 1e-12
 
 @dataclass(frozen=True)
 class Columns:
-    """N rows of D columns z = (x - mean) / scale; a missing value is at the mean, 0. Sparse x has mean 0 by decree."""
+    """N rows of D columns z = (x - mean) / scale; a missing value is at the mean, 0. Of a fit to sparse x it is 0."""
 
     raw: Any
     """(N, D), float64 or float32, or CSR."""
@@ -40,7 +40,7 @@ class Columns:
             yield block, self._standardised(self.raw[block])
 
     def _standardised(self, raw: Any) -> Array:
-        z = raw.toarray().astype(np.float64) if sparse.issparse(raw) else raw - self.mean_D
+        z = (raw.toarray() if sparse.issparse(raw) else raw) - self.mean_D
         z /= self.scale_D
         missing = np.isnan(z)
         if missing.any():
@@ -69,7 +69,7 @@ class Columns:
     def transposed_times(self, value_NK: Array) -> Array:
         """value^T z, (K, D)."""
         if sparse.issparse(self.raw):
-            return (self.raw.T @ value_NK).T / self.scale_D
+            return ((self.raw.T @ value_NK).T - np.outer(value_NK.sum(axis=0), self.mean_D)) / self.scale_D
         out_KD = np.zeros((value_NK.shape[1], self.shape[1]))
         for block, z_BD in self.blocks():
             out_KD += value_NK[block].T @ z_BD

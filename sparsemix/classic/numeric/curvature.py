@@ -7,6 +7,8 @@ p is near 0 or 1.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 
@@ -23,12 +25,18 @@ def rows_in_block(classes: int, features: int) -> int:
     return int(np.clip(BLOCK // (features * (features + 1) // 2 if many else features), 128, 1024))
 
 
+@lru_cache(maxsize=16)
+def _pairs(size: int, above: int) -> tuple[Array, Array]:
+    """Indexes on or above the diagonal; made anew for each step they cost more than the step of a small table."""
+    return np.triu_indices(size, above)
+
+
 class PairSums:
     """Sums C_ab of a pass over blocks of rows."""
 
     def __init__(self, classes: int, features: int) -> None:
-        self.first_P, self.second_P = np.triu_indices(classes, 1)
-        self.left_Q, self.right_Q = np.triu_indices(features)
+        self.first_P, self.second_P = _pairs(classes, 1)
+        self.left_Q, self.right_Q = _pairs(features, 0)
         self.classes, self.features = classes, features
         pairs = len(self.first_P)
         self.sums = np.zeros((pairs, features, features) if pairs <= FEW_PAIRS else (pairs, len(self.left_Q)))
@@ -66,10 +74,11 @@ def solved(pair_KKDD: Array, ridge_D: Array, gradient_KD: Array) -> Array:
     hessian = -pair_KKDD[:free, :free].transpose(0, 2, 1, 3)
     for a in range(free):
         hessian[a, :, a] = pair_KKDD[a].sum(axis=0)
+    each_D = np.arange(features)
+    hessian[:, each_D, :, each_D] += ridge_D[:, None, None] * (np.eye(free) - 1 / classes)
     matrix = hessian.reshape(free * features, -1)
-    matrix += np.kron(np.eye(free) - 1 / classes, np.diag(ridge_D))
-    lost = np.finfo(float).eps * len(matrix) * np.trace(matrix) + np.finfo(float).tiny
-    matrix[np.diag_indices(len(matrix))] += lost
+    diagonal = np.einsum("ii->i", matrix)
+    diagonal += np.finfo(float).eps * len(matrix) * diagonal.sum() + np.finfo(float).tiny
     step = cho_solve(cho_factor(matrix, lower=True), gradient_KD[:free].ravel())
     return centred(np.vstack([step.reshape(free, features), np.zeros(features)]))
 

@@ -36,7 +36,7 @@ def encoding_of(frame: Any) -> Encoding:
 
 def encoded(frame: Any, encoding: Encoding) -> Array:
     """The frame in float64: numbers first, NaN where they are missing, then a column for each category."""
-    numbers = [_numbers(frame[name]) for name in encoding.numeric]
+    numbers = [_numbers(name, frame[name]) for name in encoding.numeric]
     if encoding.categorical:
         numbers.append(np.asarray(encoding.encoder.transform(_values(frame, encoding.categorical))))
     return np.column_stack(numbers)
@@ -52,10 +52,11 @@ def _is_numeric(name: Any, dtype: Any) -> bool:
     return numeric
 
 
-def _numbers(column: Any) -> Array:
-    if hasattr(column, "cast"):
-        return column.cast(float).to_numpy()
-    return column.to_numpy(dtype=np.float64, na_value=np.nan)
+def _numbers(name: Any, column: Any) -> Array:
+    polars = hasattr(column, "cast")
+    value_N = column.cast(float).to_numpy() if polars else column.to_numpy(dtype=np.float64, na_value=np.nan)
+    check(not np.isinf(value_N).any(), "X", "must be finite or missing", f"infinity in column {name!r}")
+    return value_N
 
 
 def _values(frame: Any, names: tuple[Any, ...]) -> Array:

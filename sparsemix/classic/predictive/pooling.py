@@ -6,7 +6,7 @@ from numbers import Integral
 from typing import Any
 
 import numpy as np
-from scipy.special import softmax
+from scipy.special import logsumexp, softmax
 from sklearn.utils import _safe_indexing
 
 from sparsemix.checks import check
@@ -49,12 +49,23 @@ def pooled_gate(log_gate_NE: Array, pooling: Pooling) -> Array:
     Args:
         log_gate_NE: `Gate.log_scores`; rows need not be normalised.
     """
+    return softmax(_pooled_scores(log_gate_NE, pooling), axis=1)
+
+
+def pooled_log_density(mixture: Mixture, X: Any, y: Array, pooling: Pooling) -> Array:
+    """log sum_e gate_e(x) p(y | x, e) with `pooled_gate`, (N,)."""
+    log_gate_NE = normalised(_pooled_scores(mixture.gate.log_scores(X), pooling))
+    return np.asarray(logsumexp(log_gate_NE + mixture.experts.log_density(X, y), axis=1))
+
+
+def _pooled_scores(log_gate_NE: Array, pooling: Pooling) -> Array:
+    """Logs of `pooled_gate`, each row up to a constant."""
     if isinstance(pooling, Stack):
-        return pooling.gate(normalised(log_gate_NE))
+        return pooling.log_scores(normalised(log_gate_NE))
     asked = experts_asked(pooling, log_gate_NE.shape[1])
     if asked < log_gate_NE.shape[1]:
-        log_gate_NE = np.where(first_experts(log_gate_NE, asked), log_gate_NE, -np.inf)
-    return softmax(log_gate_NE, axis=1)
+        return np.where(first_experts(log_gate_NE, asked), log_gate_NE, -np.inf)
+    return log_gate_NE
 
 
 def first_experts(score_NE: Array, count: int) -> Array:

@@ -31,9 +31,9 @@ class Stack(NamedTuple):
     power: float
     shift_E: Array
 
-    def gate(self, log_gate_NE: Array) -> Array:
-        """Probabilities of the experts, (N, E)."""
-        return softmax(self.power * np.maximum(log_gate_NE, LEAST) + self.shift_E, axis=1)
+    def log_scores(self, log_gate_NE: Array) -> Array:
+        """Logs of the experts' probabilities, (N, E), each row up to a constant."""
+        return self.power * np.maximum(log_gate_NE, LEAST) + self.shift_E
 
 
 Split = tuple[Array, Array]

@@ -27,8 +27,10 @@ class Cuts(NamedTuple):
 
     def shares(self, u_ND: Array, residual_NM: Array) -> Array:
         """The share of the upper side, (N, C)."""
-        factor_NM = np.column_stack([residual_NM, np.ones(len(residual_NM))])
-        return edge((u_ND @ self.vector_DC) * factor_NM[:, self.output_C])
+        place_NC = u_ND @ self.vector_DC
+        by_residual_C = np.flatnonzero(self.output_C >= 0)
+        place_NC[:, by_residual_C] *= residual_NM[:, self.output_C[by_residual_C]]
+        return edge(place_NC)
 
     def chosen(self, chosen_C: Array) -> Cuts:
         """Some of the cuts."""
@@ -38,8 +40,7 @@ class Cuts(NamedTuple):
 def edge(place: Array) -> Array:
     """0 below -1/2, 1 above 1/2, smooth between; zero, not little, far away: parts have no rows far from them."""
     t = np.clip(place + 0.5, 0.0, 1.0)
-    share = t * t * t * (t * (6 * t - 15) + 10)
-    return np.minimum(share, 1.0)  # rounding would leave less than nothing to the other side
+    return np.minimum(t * t * t * (t * (6 * t - 15) + 10), 1.0)  # rounding passes 1, and shares below 0 have no root
 
 
 class Directions(NamedTuple):

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sparsemix.classic.experts.moments import add_moments
 from sparsemix.classic.parts import Array
 from sparsemix.classic.starts.seen import Seen, blocks
 
@@ -55,13 +56,11 @@ def part(rows: Seen, share_N: Array) -> Part:
 
 def moments(u_ND: Array, t_NM: Array, weight_NC: Array) -> Array:
     """sum_n weight_nc f_n f_n^T of f = [1, z, t], (C, F, F), for several weights of the rows, in float64."""
-    features, cuts = u_ND.shape[1] + t_NM.shape[1], weight_NC.shape[1]
-    moment_GF = np.zeros((cuts * features, features))
+    features = u_ND.shape[1] + t_NM.shape[1]
+    moment_CFF = np.zeros((weight_NC.shape[1], features, features))
     for rows in blocks(len(u_ND)):
-        f_NF = np.column_stack([u_ND[rows], t_NM[rows]])
-        weighted = weight_NC[rows, :, None] * f_NF[:, None]
-        moment_GF += weighted.reshape(len(f_NF), -1).T @ f_NF
-    return moment_GF.reshape(cuts, features, features)
+        add_moments(moment_CFF, np.column_stack([u_ND[rows], t_NM[rows]]), weight_NC[rows])
+    return moment_CFF
 
 
 def fits(moment_CFF: Array, outputs: int) -> tuple[Array, Array]:

@@ -6,15 +6,21 @@ import numpy as np
 import pytest
 from scipy import sparse, stats
 from sklearn.base import clone
+from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import GridSearchCV
+from sklearn.tree import DecisionTreeRegressor
 
 from sparsemix.classic import (
+    ClassifierGate,
+    EstimatorExperts,
     GaussianGate,
     HierarchicalMoEClassifier,
     HierarchicalMoERegressor,
+    LinearExperts,
     MoEClassifier,
     MoERegressor,
+    SoftmaxGate,
 )
 from tests.classic.tables import classes, regimes
 
@@ -186,6 +192,18 @@ def test_warm_start_goes_on_where_em_ended():
     np.testing.assert_allclose(model.objective_path_[-1], whole.objective_path_[-1], rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "changes", [{"expert": Ridge(alpha=1e4)}, {"expert__alpha": 1e4}, {"gating": SoftmaxGate(alpha=1e4)}]
+)
+def test_warm_start_takes_over_changed_parts(changes):
+    X, y = regimes()
+    model = MoERegressor(LinearExperts(), warm_start=True, max_iter=50, random_state=0).fit(X, y)
+    model.set_params(**changes).fit(X, y)
+    fresh = clone(model).set_params(max_iter=200).fit(X, y)
+    model.set_params(max_iter=200).fit(X, y)
+    np.testing.assert_allclose(model.predict(X), fresh.predict(X), atol=1e-2)
+
+
 def test_warm_start_keeps_experts_and_columns():
     X, y = regimes()
     model = MoERegressor(warm_start=True).fit(X, y)
@@ -230,3 +248,27 @@ def test_equal_settings_give_equal_models():
     for start in ("splits", "kmeans", "residuals", "random"):
         models = [MoERegressor(start=start, n_init=2, random_state=0).fit(X, y) for _ in range(2)]
         np.testing.assert_array_equal(models[0].predict(X), models[1].predict(X))
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"expert": EstimatorExperts(DecisionTreeRegressor(max_depth=3), cross_fit=3)},
+        {"gating": ClassifierGate(RandomForestClassifier(3, min_samples_leaf=5))},
+    ],
+)
+def test_the_seed_reaches_parts_that_have_none(parts):
+    X, y = regimes()
+    model = MoERegressor(**parts, max_iter=3, random_state=0)
+    first, again = model.fit(X, y).predict(X), model.fit(X, y).predict(X)
+    np.testing.assert_array_equal(first, again)
+    assert (model.set_params(random_state=1).fit(X, y).predict(X) != first).any()
+
+
+@pytest.mark.slow
+def test_the_choice_of_a_number_does_not_depend_on_parallel_fits():
+    X, y = regimes()
+    trees = DecisionTreeRegressor(max_depth=3, max_features=1)
+    model = MoERegressor(trees, n_experts="bic", n_experts_range=(1, 3), max_iter=2, random_state=0)
+    alone = model.fit(X, y).selection_["bic"]
+    np.testing.assert_allclose(model.set_params(n_jobs=2).fit(X, y).selection_["bic"], alone, rtol=1e-9)

@@ -102,3 +102,15 @@ def test_targets_and_weights_may_be_columns():
     same = MoERegressor().fit(X, y, weight_N)
     np.testing.assert_allclose(model.predict(numbers(pd)), same.predict(X), rtol=1e-9)
     assert list(MoEClassifier().fit(X, pd.Series(classes()[1])).classes_) == ["no", "yes"]
+
+
+@pytest.mark.parametrize("library", [pd, pl])
+def test_infinity_in_a_frame_is_refused_by_name(library):
+    frame, (_, y) = numbers(pd), regimes()
+    infinite = frame.replace({"c": {frame["c"][5]: np.inf}})
+    made = frame if library is pd else pl.from_pandas(frame)
+    model = MoERegressor(HistGradientBoostingRegressor(max_iter=3), max_iter=2).fit(made, y)
+    infinite = infinite if library is pd else pl.from_pandas(infinite)
+    for ask in (model.predict, lambda X: model.fit(X, y)):
+        with pytest.raises(ValueError, match="X: must be finite or missing, got infinity in column 'c'"):
+            ask(infinite)

@@ -119,7 +119,7 @@ def test_the_objective_never_falls(seed, branching, em):
 @pytest.mark.parametrize("branching", [(2,), (1, 2)])
 def test_one_level_is_the_flat_mixture(branching):
     x_ND, y_N = regimes()
-    tree = HierarchicalMoERegressor(branching=branching, max_iter=20).fit(x_ND, y_N)
+    tree = HierarchicalMoERegressor(branching=branching, gating=SoftmaxGate(), max_iter=20).fit(x_ND, y_N)
     flat = MoERegressor(n_experts=2, max_iter=20).fit(x_ND, y_N)
     np.testing.assert_allclose(tree.objective_path_, flat.objective_path_, rtol=1e-6)
     np.testing.assert_allclose(tree.predict(x_ND), flat.predict(x_ND), atol=1e-4)

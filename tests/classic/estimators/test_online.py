@@ -58,6 +58,8 @@ def test_classes_may_come_later():
         later.partial_fit(X[first : first + BATCH], y[first : first + BATCH], classes=["maybe", "no", "yes"])
     assert list(later.classes_) == ["maybe", "no", "yes"]
     assert later.score(*classes(seed=1)) > 0.85
+    with pytest.raises(ValueError, match="classes: must be the same in all calls, got maybe, never in one call only"):
+        later.partial_fit(X, y, classes=["never", "no", "yes"])
 
 
 def test_the_first_batch_is_a_fit():

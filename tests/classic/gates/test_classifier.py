@@ -33,8 +33,16 @@ def test_a_logistic_regression_is_the_softmax_gate(pipeline):
     estimator = make_pipeline("passthrough", logistic) if pipeline else logistic
     gate = ClassifierGate(estimator, smoothing=1e-9).started(table, 2).updated(table, responsibility_NE)
     np.testing.assert_allclose(np.exp(gate.log_scores(table.X)), np.exp(softmax.log_scores(table.X)), atol=2e-3)
-    assert gate.n_parameters == 3
+    assert gate.n_parameters == softmax.n_parameters == 3
     assert not gate.exact
+
+
+def test_a_softmax_of_three_experts_counts_as_the_gate_does():
+    table, responsibility_NE = situation()
+    three_NE = np.column_stack([responsibility_NE, np.arange(len(responsibility_NE)) % 3]) + 0.1
+    three_NE /= three_NE.sum(axis=1, keepdims=True)
+    gate = ClassifierGate(LogisticRegression()).started(table, 3).updated(table, three_NE)
+    assert gate.n_parameters == SoftmaxGate().started(table, 3).n_parameters
 
 
 def test_a_classifier_without_weights_gets_the_most_responsible_expert():

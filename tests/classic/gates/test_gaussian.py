@@ -72,7 +72,8 @@ def test_the_m_step_is_a_maximum(covariance):
 @pytest.mark.parametrize(("covariance", "each"), [("full", 3 + 6), ("diag", 3 + 3)])
 def test_parameters_are_counted(covariance, each):
     table = Table(np.random.default_rng(0).normal(size=(9, 3)), np.zeros((9, 1)), np.ones(9))
-    assert GaussianGate(covariance).started(table, 4).n_parameters == 3 + 4 * each
+    assert GaussianGate(covariance).started(table, 4).n_parameters == 3 * (1 + each)
+    assert GaussianGate(covariance).started(table, 1).n_parameters == 0  # the density is that of the expert alone
 
 
 def test_twin_columns_are_no_singular_covariance():

@@ -111,6 +111,19 @@ def test_classes_pool_to_probabilities() -> None:
         np.testing.assert_allclose(pooled(model.mixture_, X, pooling).sum(axis=1), 1)
 
 
+@pytest.mark.parametrize("pooling", ["soft", "hard", 2, "stacking"])
+def test_the_density_of_rows_is_the_one_that_predicts(table: Table, pooling) -> None:
+    pooled_model = MoERegressor(n_experts=3, max_iter=20, pooling=pooling).fit(table.X, table.y)
+    expected_N = pooled_model.predict_dist(table.X).logpdf(table.y)
+    np.testing.assert_allclose(pooled_model.score_samples(table.X, table.y), expected_N, rtol=1e-9)
+    label_N = np.digitize(table.y[:, 0], [-1.0, 1.0])
+    classifier = MoEClassifier(n_experts=3, max_iter=20, pooling=pooling).fit(table.X, label_N)
+    expected_N = np.log(classifier.predict_proba(table.X)[np.arange(200), label_N])
+    np.testing.assert_allclose(classifier.score_samples(table.X, label_N), expected_N, rtol=1e-9, atol=1e-12)
+    soft = MoERegressor(n_experts=3, max_iter=20).fit(table.X, table.y)
+    assert pooled_model.bic(table.X, table.y) == pytest.approx(soft.bic(table.X, table.y))
+
+
 @pytest.mark.parametrize("pooling", ["softly", 0, 4, -1, 2.0, True, None, [1]])
 def test_other_poolings_are_refused(pooling) -> None:
     with pytest.raises(ValueError, match=r"pooling: must be 'soft', 'hard', 'stacking' or .* 1\.\.3, got"):
@@ -124,13 +137,13 @@ def test_poolings_that_are_taken(pooling, asked: int) -> None:
 
 
 def test_a_stack_between_the_experts_average_and_the_gates_choice() -> None:
-    np.testing.assert_allclose(Stack(1.0, np.zeros(3)).gate(LOG_GATE_NE), np.exp(LOG_GATE_NE))
-    np.testing.assert_allclose(Stack(0.0, np.log([0.2, 0.3, 0.5])).gate(LOG_GATE_NE), [[0.2, 0.3, 0.5]] * 3)
+    np.testing.assert_allclose(pooled_gate(LOG_GATE_NE, Stack(1.0, np.zeros(3))), np.exp(LOG_GATE_NE))
+    np.testing.assert_allclose(pooled_gate(LOG_GATE_NE, Stack(0.0, np.log([0.2, 0.3, 0.5]))), [[0.2, 0.3, 0.5]] * 3)
     np.testing.assert_allclose(
-        Stack(500.0, np.zeros(3)).gate(LOG_GATE_NE), pooled_gate(LOG_GATE_NE, "hard"), atol=1e-12
+        pooled_gate(LOG_GATE_NE, Stack(500.0, np.zeros(3))), pooled_gate(LOG_GATE_NE, "hard"), atol=1e-12
     )
     impossible_NE = np.array([[0.0, -np.inf]])
-    np.testing.assert_allclose(Stack(0.0, np.zeros(2)).gate(impossible_NE), [[0.5, 0.5]])
+    np.testing.assert_allclose(pooled_gate(impossible_NE, Stack(0.0, np.zeros(2))), [[0.5, 0.5]])
 
 
 def stacking_case() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -169,7 +182,7 @@ def test_stacking_mends_a_gate_that_is_too_sure(model: MoERegressor, table: Tabl
     log_gate_NE = np.log(np.full((300, 2), [0.999, 0.001]))
     log_density_NE = np.where(np.arange(300)[:, None] % 2 == [0, 1], 0.0, -8.0)
     stack = best_stack(log_gate_NE, log_density_NE, np.ones(300))
-    np.testing.assert_allclose(stack.gate(log_gate_NE[:1]), [[0.5, 0.5]], atol=0.05)
+    np.testing.assert_allclose(pooled_gate(log_gate_NE[:1], stack), [[0.5, 0.5]], atol=0.05)
 
 
 def test_fit_stack_reads_held_out_rows_only(model: MoERegressor, table: Table) -> None:
@@ -185,7 +198,7 @@ def test_fit_stack_reads_held_out_rows_only(model: MoERegressor, table: Table) -
     np.testing.assert_allclose(
         np.append(stack.power, stack.shift_E), np.append(expected.power, expected.shift_E), atol=1e-3
     )
-    pooled_score = logsumexp(np.log(stack.gate(gates)) + densities, axis=1).sum()
+    pooled_score = logsumexp(np.log(pooled_gate(gates, stack)) + densities, axis=1).sum()
     assert pooled_score >= logsumexp(gates + densities, axis=1).sum() - 1e-9
 
 
