@@ -17,7 +17,7 @@ from sparsemix.classic.starts import STARTS, cells, kmeans, random, splits, star
 from sparsemix.classic.starts.cuts import directions, edge
 from sparsemix.classic.starts.gains import best_splits, gains
 from sparsemix.classic.starts.moments import part
-from sparsemix.classic.starts.seen import MOST, seen
+from sparsemix.classic.starts.seen import ENOUGH, MOST, seen, thinned
 from tests.classic.problems import classes, pieces, regression, sign_times, two_laws
 
 
@@ -86,9 +86,40 @@ def test_of_many_columns_those_that_tell_are_seen(kind):
         assert max(abs(np.corrcoef(rows.z_ND.T, X[:, column])[-1, :-1])) > 0.999
 
 
+def test_of_many_rows_a_part_is_taken_by_what_they_hold():
+    random_state = chance(5)
+    X, y = random_state.randn(50_000, 2), random_state.randn(50_000)
+    rows = seen(regression(X, y))
+    taken = thinned(rows)
+    assert len(taken) == pytest.approx(ENOUGH, rel=0.05)
+    assert rows.t_NM[taken].mean() == pytest.approx(0, abs=0.05)
+    assert np.cov(rows.z_ND[taken].T) == pytest.approx(np.eye(2), abs=0.05)
+    half_N = np.where(np.arange(50_000) < 25_000, 2.0, 0.0)
+    order_N = random_state.permutation(np.repeat(np.arange(25_000), 2))
+    weighted = thinned(seen(regression(X, y, half_N)))
+    repeated = thinned(seen(regression(X[order_N], y[order_N])))
+    assert set(order_N[repeated]) == set(weighted[weighted < 25_000])
+
+
+def test_of_few_different_rows_all_are_taken():
+    X = np.repeat([[0.0], [1.0], [2.0]], 20_000, axis=0)
+    assert len(thinned(seen(regression(X, X[:, 0] ** 2)))) == 60_000
+
+
+def test_many_rows_start_as_well_as_few():
+    random_state = chance(6)
+    X = random_state.uniform(-1, 1, size=(60_000, 3))
+    y = np.abs(X[:, 0]) + 0.05 * random_state.randn(60_000)
+    share_NE = splits(regression(X, y), 2, chance())
+    assert share_NE.sum(axis=1) == pytest.approx(1)
+    upper_N = share_NE.argmax(axis=1) == share_NE[X[:, 0].argmax()].argmax()
+    assert (upper_N == (X[:, 0] > 0))[np.abs(X[:, 0]) > 0.1].mean() > 0.95
+
+
 def test_edges_are_smooth_and_end():
     place = np.linspace(-1, 1, 2001)
     share = edge(place)
+    assert share.max() == 1
     assert share[place <= -0.5].max() == 0
     assert share[place >= 0.5].min() == 1
     assert (np.diff(share) >= 0).all()

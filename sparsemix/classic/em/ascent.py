@@ -10,8 +10,8 @@ from sparsemix.classic.em.assign import Assign, Soft
 from sparsemix.classic.em.mixture import State, Views, iteration
 from sparsemix.classic.em.squarem import extrapolated
 
-LONGEST = 4.0
-"""First bound of an extrapolation, in EM steps; times this after one that met it and gained, halved after a fall."""
+FIRST, LONGEST = 4.0, 16.0
+"""Bounds of an extrapolation, in EM steps: doubled after one that met its bound and gained, halved after a fall."""
 
 
 def climb(state: State, views: Views, assign: Assign, enough: float) -> Iterator[State]:
@@ -19,7 +19,7 @@ def climb(state: State, views: Views, assign: Assign, enough: float) -> Iterator
 
     Only soft responsibilities are extrapolated: hard ones do not move by degrees.
     """
-    longest, reached = LONGEST, -np.inf
+    longest, reached = FIRST, -np.inf
     while True:
         one = iteration(state.mixture, views, state.responsibility_NE, assign)
         yield one
@@ -35,7 +35,7 @@ def climb(state: State, views: Views, assign: Assign, enough: float) -> Iterator
         if leap.objective >= two.objective:
             yield leap
             state = leap
-            longest *= LONGEST if reach == longest else 1.0
+            longest = min(2 * longest, LONGEST) if reach == longest else longest
         else:
             longest = max(longest / 2, 1.0)
 

@@ -9,12 +9,16 @@ from sparsemix.classic.parts import Array
 NOTHING = -700.0
 """Log-odds under which an expert has no share in float64: differences below say nothing."""
 
+EDGE = 1e-6
+"""So that a length that is a power of 2 but for rounding counts as one."""
+
 
 def extrapolated(log_NE: list[Array], weight_NE: Array, longest: float) -> tuple[Array, float]:
     """Log-responsibilities, up to a constant in each row, that a squared step of EM leads to, and the step's length.
 
     With r = log_1 - log_0 and v = log_2 - 2 log_1 + log_0 it is log_0 + 2 a r + a^2 v; its length a = ||r|| / ||v||
-    is held between 1 (which leads to log_2) and `longest`. Steps are taken in log-responsibilities, since any experts
+    is rounded down to a power of 2, between 1 (which leads to log_2) and `longest`: a quotient of small differences
+    would carry rounding into all that follows. Steps are taken in log-responsibilities, since any experts
     and gates have these, and measured in the Fisher metric of the responsibilities, in which rows that are sure of
     their expert do not count.
 
@@ -30,7 +34,7 @@ def extrapolated(log_NE: list[Array], weight_NE: Array, longest: float) -> tuple
     second_NE = end_NE - middle_NE - first_NE
     curved = _length(second_NE, weight_NE)
     length = _length(first_NE, weight_NE) / curved if curved > 0 else 1.0
-    length = min(max(length, 1.0), longest)
+    length = 2.0 ** np.floor(np.log2(min(max(length, 1.0), longest)) + EDGE)
     return start_NE + 2 * length * first_NE + length**2 * second_NE, length
 
 

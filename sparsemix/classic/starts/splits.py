@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from sparsemix.classic.em.assign import Soft
-from sparsemix.classic.em.loop import Stopping, run_em
+from sparsemix.classic.em.loop import Run, Stopping, run_em
 from sparsemix.classic.em.mixture import Mixture
 from sparsemix.classic.experts import LinearExperts, LogisticExperts
 from sparsemix.classic.gates import SoftmaxGate
 from sparsemix.classic.numeric.threads import one_thread
 from sparsemix.classic.parts import Array, Table
 from sparsemix.classic.starts.gains import Split, best_splits, first_best
-from sparsemix.classic.starts.seen import Seen, seen
+from sparsemix.classic.starts.seen import Seen, seen, thinned
 
 GLANCE = 2
 """Iterations of EM that compare the best cuts."""
@@ -34,21 +34,27 @@ def splits(table: Table, n_experts: int, random: np.random.RandomState) -> Array
 
 @one_thread
 def grown(table: Table, share_NE: Array, n_experts: int) -> Array:
-    """Responsibilities of more experts, grown as in `splits` from those of some."""
+    """Responsibilities of more experts, grown as in `splits` from those of some; of many rows, on a part of them."""
+    if share_NE.shape[1] == n_experts:
+        return share_NE
     rows = seen(table)
     learned = Table(rows.z_ND, rows.t_NM if table.num_classes is None else table.y, table.weight_N, table.num_classes)
-    while share_NE.shape[1] < n_experts:
-        share_NE = _with_one_more(rows, learned, share_NE)
-    return share_NE
+    few_N = thinned(rows)
+    few_rows, few_learned, few_NE = rows.only(few_N), learned.rows(few_N), share_NE[few_N]
+    while True:
+        run = _with_one_more(few_rows, few_learned, few_NE)
+        few_NE = run.responsibility_NE
+        if few_NE.shape[1] == n_experts:
+            return Soft()(run.mixture.log_joint(learned.X, learned.y)).responsibility_NE
 
 
-def _with_one_more(rows: Seen, learned: Table, share_NE: Array) -> Array:
+def _with_one_more(rows: Seen, learned: Table, share_NE: Array) -> Run:
     """One more expert: of the best cuts, the one that a few iterations of EM raise higher."""
     started = _started(learned, share_NE.shape[1] + 1)
     proposals = [_cut(share_NE, at, split) for at, split in _proposals(rows, share_NE)]
     glances = [run_em(started, learned, proposal_NE, Soft(), Stopping(GLANCE, 0.0)) for proposal_NE in proposals]
     best = glances[first_best(np.array([run.objective for run in glances]), rows.weight_N.sum())]
-    return run_em(best.mixture, learned, best.responsibility_NE, Soft(), Stopping(POLISH, 0.0)).responsibility_NE
+    return run_em(best.mixture, learned, best.responsibility_NE, Soft(), Stopping(POLISH, 0.0))
 
 
 def _proposals(rows: Seen, share_NE: Array) -> list[tuple[int, Split]]:
