@@ -17,7 +17,9 @@ FIRST, LONGEST = 4.0, 16.0
 def climb(state: State, views: Views, assign: Assign, enough: float) -> Iterator[State]:
     """Exact EM until its limit is at most `enough` above: two plain iterations, then an extrapolated one if it gains.
 
-    Only soft responsibilities are extrapolated: hard ones do not move by degrees.
+    Only soft responsibilities are extrapolated: hard ones do not move by degrees. And only while gains fall: where they
+    rise EM leaves a saddle, and long steps there make differences of a rounding, as between a weight of 2 and a row
+    given twice, into differences of the result.
     """
     longest, reached = FIRST, -np.inf
     while True:
@@ -29,7 +31,7 @@ def climb(state: State, views: Views, assign: Assign, enough: float) -> Iterator
         if max(left, two.objective - reached) <= enough:
             return
         trio, reached, state = (state, one, two), two.objective, two
-        if not isinstance(assign, Soft):
+        if not isinstance(assign, Soft) or left == np.inf:
             continue
         leap, reach = _leap(trio, views, assign, longest)
         if leap.objective >= two.objective:
