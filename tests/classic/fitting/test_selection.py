@@ -60,7 +60,7 @@ def test_one_law_in_two_blobs_is_one_expert(how, seed):
     assert MoERegressor(n_experts=how, n_experts_range=(1, 4), cv=folds).fit(x_ND, y_N).n_experts_ == 1
 
 
-@pytest.mark.parametrize("how", ["bic", "cv"])
+@pytest.mark.parametrize("how", ["bic", "cv", "prune"])
 def test_three_classifiers_are_found(how):
     model = MoEClassifier(n_experts=how, n_experts_range=(2, 4), cv=3, max_iter=60)
     assert model.fit(*three_classifiers(0)).n_experts_ == 3
