@@ -14,6 +14,7 @@ from sparsemix.checks import check
 from sparsemix.classic.em.assign import Assign, Hard, Soft, Stochastic
 from sparsemix.classic.em.loop import Run, Stopping
 from sparsemix.classic.estimators.alike import alike
+from sparsemix.classic.estimators.arguments import Shared
 from sparsemix.classic.estimators.fitted import FittedMoE
 from sparsemix.classic.estimators.parameters import as_gate, check_among, check_tolerance, check_whole
 from sparsemix.classic.estimators.reading import Accepts, check_enough, read_both, read_weights
@@ -28,21 +29,8 @@ from sparsemix.classic.starts import STARTS, starting
 VARIANTS = ("soft", "hard", "stochastic")
 
 
-class BaseMoE(FittedMoE):
-    """A mixture fitted by EM; the parameters are arguments of its subclasses."""
-
-    expert: Any
-    gating: Any
-    em: str
-    start: str
-    n_init: int
-    max_iter: int
-    tol: float
-    cv: Any
-    warm_start: bool
-    n_jobs: int | None
-    random_state: Any
-    verbose: int
+class BaseMoE(Shared, FittedMoE):
+    """A mixture fitted by EM."""
 
     n_iter_: int
     """Iterations of the run of EM that was kept."""
