@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from contextlib import suppress
 from copy import copy
 from typing import Any, Self
 
@@ -155,6 +156,7 @@ class BaseMoE(Shared, FittedMoE):
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
-        accepts = Accepts.of(self._as_experts(None), self._as_gate())
-        tags.input_tags.sparse, tags.input_tags.allow_nan = accepts.sparse, accepts.missing
+        with suppress(ValueError):  # wrong parts are for `fit` to refuse, not for who prints the estimator
+            accepts = Accepts.of(self._as_experts(None), self._as_gate())
+            tags.input_tags.sparse, tags.input_tags.allow_nan = accepts.sparse, accepts.missing
         return tags
