@@ -1,5 +1,6 @@
 """docs/classic.md is made of its text and of the results that there are."""
 
+import ast
 import importlib
 import json
 import re
@@ -7,6 +8,8 @@ from pathlib import Path
 
 import pytest
 from benchmarks.measured import MEASURED_ON
+
+from sparsemix.classic import HierarchicalMoEClassifier, MoERegressor
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,6 +23,19 @@ def test_pictures_of_the_page_are_there(made):
     pictures = re.findall(r"\]\((images/.*?)\)", made.TEXT.read_text(encoding="utf-8"))
     assert len(pictures) == 3
     assert all((ROOT / "docs" / picture).is_file() for picture in pictures)
+
+
+@pytest.mark.parametrize("estimator", [MoERegressor(), HierarchicalMoEClassifier()])
+def test_every_parameter_is_explained_with_its_default(made, estimator):
+    rows = re.findall(r"^\| (`.*?) \| (.*?) \|", made.TEXT.read_text(encoding="utf-8"), re.MULTILINE)
+    said = {name: default for names, defaults in rows for name, default in pairs(names, defaults)}
+    for name, value in estimator.get_params(deep=False).items():
+        assert ast.literal_eval(said[name]) == value, name
+
+
+def pairs(names, defaults):
+    """Of `a`, `b` and `1`, `2`: a and 1, b and 2."""
+    return zip(re.findall(r"`(.+?)`", names), re.findall(r"`(.+?)`", defaults))
 
 
 def test_the_lowest_error_is_bold_and_failures_are_counted(made, tmp_path):
