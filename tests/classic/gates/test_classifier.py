@@ -47,6 +47,7 @@ def test_a_softmax_of_three_experts_counts_as_the_gate_does():
 
 def test_a_classifier_without_weights_gets_the_most_responsible_expert():
     table, responsibility_NE = situation()
+    table = table._replace(weight_N=np.ones(300))
     gate = ClassifierGate(KNeighborsClassifier(1), smoothing=0.1).started(table, 2).updated(table, responsibility_NE)
     expected_N = np.where(responsibility_NE[:, 0] > 0.5, 0.95, 0.05)
     np.testing.assert_allclose(np.exp(gate.log_scores(table.X))[:, 0], expected_N)
@@ -79,15 +80,18 @@ def test_frames_with_missing_values_and_categories_reach_the_classifier():
     assert (gate.log_scores(frame).argmax(axis=1) == responsibility_NE.argmax(axis=1)).mean() > 0.95
 
 
-def test_parameters_of_trees_are_not_counted():
+def test_parameters_are_counted_as_those_of_experts():
     table, responsibility_NE = situation()
-    gate = ClassifierGate(make_pipeline(StandardScaler(), DecisionTreeClassifier())).started(table, 2)
-    with pytest.raises(ValueError, match="gating: must have coef_ for its parameters to be counted"):
+    trees = ClassifierGate(make_pipeline(StandardScaler(), DecisionTreeClassifier(max_leaf_nodes=3)))
+    assert trees.started(table, 2).n_parameters == 1
+    assert trees.started(table, 2).updated(table, responsibility_NE).n_parameters == 3
+    gate = ClassifierGate(make_pipeline(StandardScaler(), KNeighborsClassifier())).started(table, 2)
+    with pytest.raises(ValueError, match=r"^gating: must have parameters that can be counted .* got KNeighbors"):
         _ = gate.updated(table, responsibility_NE).n_parameters
 
 
 @pytest.mark.parametrize(("gate", "message"), [
-    (ClassifierGate(LinearSVC()), "estimator: must have predict_proba, got LinearSVC.* wrap it in Calibrated"),
+    (ClassifierGate(LinearSVC()), "estimator: must have predict_proba, got LinearSVC; wrap it: CalibratedClassifierCV"),
     (ClassifierGate(LogisticRegression(), smoothing=0.0), r"smoothing: must be in \(0, 1\), got 0.0"),
 ])  # fmt: skip
 def test_bad_parameters_are_refused(gate, message):
