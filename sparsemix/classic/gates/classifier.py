@@ -80,13 +80,21 @@ class ClassifierGate(Gate):
         return hasattr(self.estimator, "partial_fit")
 
     def partially_updated(self, table: Table, responsibility_NE: Array, keep: float) -> Self:
-        """The classifier's own `partial_fit`, which forgets as it does: `keep` does not reach it."""
+        """The classifier's own `partial_fit`, which forgets as it does: `keep` does not reach it.
+
+        Where rows have come to an expert that the fit did not see, the classifier is taught anew: none learns a class
+        later.
+        """
         lesson = _lesson(table.weight_N, responsibility_NE, weight_argument(self.estimator, "partial_fit"))
         new = copy(self)
-        new.labels_ = new.experts_E_ = np.arange(responsibility_NE.shape[1])
-        new.classifier_ = fresh(self.estimator) if self.classifier_ is None else deepcopy(self.classifier_)
+        label_R = self.experts_E_[lesson.label_R]
+        if self.classifier_ is not None and np.isin(label_R, self.labels_).all():
+            new.classifier_ = deepcopy(self.classifier_)
+        else:
+            label_R, new.classifier_ = lesson.label_R, fresh(self.estimator)
+            new.labels_ = new.experts_E_ = np.arange(responsibility_NE.shape[1])
         X = _safe_indexing(table.X, lesson.row_R)
-        new.classifier_.partial_fit(X, lesson.label_R, classes=new.labels_, **lesson.weights)
+        new.classifier_.partial_fit(X, label_R, classes=new.labels_, **lesson.weights)
         return new
 
     def log_scores(self, X: Any) -> Array:

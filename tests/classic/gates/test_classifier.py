@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
+from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -66,6 +67,49 @@ def test_one_expert_for_all_rows_needs_no_classifier():
     table, _ = situation()
     gate = ClassifierGate(LogisticRegression()).started(table, 3).updated(table, np.tile([0.0, 1.0, 0.0], (300, 1)))
     np.testing.assert_allclose(np.exp(gate.log_scores(table.X[:2])), [[1e-3 / 3, 1 - 2e-3 / 3, 1e-3 / 3]] * 2)
+
+
+def three_regions(rows=300):
+    """A table whose rows say by their first column which of three experts is theirs."""
+    X = np.random.default_rng(1).uniform(-1, 1, size=(rows, 2))
+    return Table(X, np.zeros((rows, 1)), np.ones(rows)), np.eye(3)[np.digitize(X[:, 0], [-0.3, 0.3])]
+
+
+def agreement(gate, table, responsibility_NE):
+    return (gate.log_scores(table.X).argmax(axis=1) == responsibility_NE.argmax(axis=1)).mean()
+
+
+def test_rows_of_an_expert_that_the_fit_did_not_see_teach_the_classifier_anew():
+    table, responsibility_NE = three_regions()
+    seen = table.rows(responsibility_NE[:, 1] == 0)
+    gate = ClassifierGate(GaussianNB()).started(table, 3).updated(seen, responsibility_NE[responsibility_NE[:, 1] == 0])
+    assert gate.labels_.tolist() == [0, 2]
+    online = gate.partially_updated(table, responsibility_NE, keep=1.0)
+    assert agreement(online, table, responsibility_NE) > 0.9
+    assert gate.labels_.tolist() == [0, 2]
+
+
+def test_rows_of_experts_that_the_fit_saw_add_to_what_it_knows():
+    table, responsibility_NE = three_regions()
+    outer_N = responsibility_NE[:, 1] == 0
+    seen, share_NE = table.rows(outer_N), responsibility_NE[outer_N]
+    gate = ClassifierGate(GaussianNB()).started(table, 3).updated(seen, share_NE)
+    batch = np.array([0])  # taught by one row alone the gate would know of one expert
+    online = gate.partially_updated(seen.rows(batch), share_NE[batch], keep=1.0)
+    expected = GaussianNB().fit(seen.X, share_NE.argmax(axis=1)).partial_fit(seen.X[:1], share_NE[:1].argmax(axis=1))
+    np.testing.assert_allclose(online.classifier_.theta_, expected.theta_)
+    assert agreement(online, seen, share_NE) == 1
+
+
+@pytest.mark.parametrize("kept", [[2, 0], [1, 0, 2]])
+def test_experts_left_out_or_in_another_order_go_on_learning(kept):
+    table, responsibility_NE = three_regions()
+    of_them = responsibility_NE[:, kept].any(axis=1)
+    gate = ClassifierGate(GaussianNB()).started(table, 3).updated(table, responsibility_NE).only(np.array(kept))
+    rows, share_NE = table.rows(of_them), responsibility_NE[of_them][:, kept]
+    gate = gate.partially_updated(rows, share_NE, keep=1.0)
+    assert gate.log_scores(rows.X).shape == share_NE.shape
+    assert agreement(gate, rows, share_NE) > 0.9
 
 
 def test_frames_with_missing_values_and_categories_reach_the_classifier():
