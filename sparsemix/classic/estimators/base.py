@@ -19,13 +19,13 @@ from sparsemix.classic.estimators.arguments import Shared
 from sparsemix.classic.estimators.fitted import FittedMoE
 from sparsemix.classic.estimators.parameters import as_gate, check_among, check_tolerance, check_whole
 from sparsemix.classic.estimators.reading import Accepts, check_enough, read_both, read_weights
-from sparsemix.classic.experts.weighting import LARGEST_SEED, seeded
 from sparsemix.classic.fitting.folds import folds_of
 from sparsemix.classic.fitting.mixtures import Plan, resume, taken_over
 from sparsemix.classic.parts import Array, Experts, Gate, Table
 from sparsemix.classic.predictive.pooling import check_pooling
 from sparsemix.classic.predictive.stacking import Stack, fit_stack
 from sparsemix.classic.starts import STARTS, starting
+from sparsemix.classic.wrapping.seeding import LARGEST_SEED, seeded
 
 VARIANTS = ("soft", "hard", "stochastic")
 

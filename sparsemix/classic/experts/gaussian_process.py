@@ -8,8 +8,8 @@ import numpy as np
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.pipeline import Pipeline
 
-from sparsemix.classic.experts.weighting import fresh
 from sparsemix.classic.parts import Array
+from sparsemix.classic.wrapping.seeding import fresh
 
 
 def process_of(estimator: Any) -> Any:

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from sklearn.utils import get_tags
 
-from sparsemix.classic.experts.counting import count_parameters
 from sparsemix.classic.experts.gaussian_process import fit_process, process_of
-from sparsemix.classic.experts.weighting import fit_weighted, partial_fit_weighted
 from sparsemix.classic.parts import Array, Table
+from sparsemix.classic.wrapping.counting import count_parameters
+from sparsemix.classic.wrapping.weighting import fit_weighted, partial_fit_weighted
 
 
 class NormalExpert(NamedTuple):
@@ -88,4 +88,6 @@ class NormalExpert(NamedTuple):
 
     @property
     def n_parameters(self) -> float:
-        return sum(count_parameters(fitted) for fitted in self.regressors) + len(self.floor_M)
+        is_process = process_of(self.template) is not None
+        models = [one.fitted for one in self.regressors] if is_process else self.regressors
+        return sum(count_parameters(model, "expert") for model in models) + len(self.floor_M)
