@@ -66,7 +66,7 @@ def test_the_unit_of_weights_does_not_change_splits(make, unit):
     np.testing.assert_allclose(splits(scaled, 4, chance()), splits(table, 4, chance()), atol=1e-6)
 
 
-def test_a_column_given_twice_changes_nothing_that_is_found():
+def test_the_order_of_columns_changes_nothing_that_is_found():
     X, y = pieces(2, 3)
     once = splits(regression(X, y), 3, chance())
     again = splits(regression(X[:, ::-1].copy(), y), 3, chance())
