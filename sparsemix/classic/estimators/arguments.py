@@ -35,7 +35,7 @@ class Shared:
     gating: Any = None
     """A gate of this library; None for a `SoftmaxGate`. In a tree, that of each node."""
     em: str = "soft"
-    """"soft" responsibilities; "hard": each row to its best expert; "stochastic": drawn, soft ones at the end."""
+    """Responsibilities: "soft"; "hard", each row to its best expert; "stochastic", drawn, and soft ones at the end."""
     start: str = "splits"
     """Where EM starts: "splits" of the rows where two laws explain more than one (deterministic), "kmeans" of (X, y),
     "residuals" of a first fit, or "random"."""
