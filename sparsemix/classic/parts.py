@@ -116,6 +116,11 @@ class Experts(Part):
 class Gate(Part):
     """The gate: p(e | x)."""
 
+    @property
+    def models_x(self) -> bool:
+        """Whether `log_scores` are log p(x, e), of a density of x too."""
+        return False
+
     @abstractmethod
     def started(self, table: Table, n_experts: int) -> Self:
         """Features and scales learned; every expert equally probable everywhere."""
@@ -124,7 +129,7 @@ class Gate(Part):
     def updated(self, table: Table, responsibility_NE: Array) -> Self:
         """The M step: raises sum_n weight_n sum_e responsibility_NE log p(e | x_n) - penalty, from the current gate.
 
-        A gate that models x (`log_scores`) raises the same sum of log p(x_n, e).
+        A gate that models x raises the same sum of log p(x_n, e).
         """
 
     def partially_updated(self, table: Table, responsibility_NE: Array, keep: float) -> Self:

@@ -2,10 +2,11 @@
 
 import importlib
 import json
+import re
 from pathlib import Path
 
 import pytest
-from benchmarks.test_interop_page import MEASURED_ON
+from benchmarks.measured import MEASURED_ON
 
 ROOT = Path(__file__).parents[2]
 
@@ -15,19 +16,10 @@ def made():
     return importlib.import_module("classic_page")
 
 
-def test_the_page_is_up_to_date(made):
-    text = made.TEXT.read_text(encoding="utf-8")
-    assert (ROOT / "docs" / "classic.md").read_text(encoding="utf-8") == made.page(text, made.RESULTS), "run: make docs"
-
-
 def test_pictures_of_the_page_are_there(made):
-    pictures = made.re.findall(r"\]\((images/.*?)\)", made.TEXT.read_text(encoding="utf-8"))
+    pictures = re.findall(r"\]\((images/.*?)\)", made.TEXT.read_text(encoding="utf-8"))
     assert len(pictures) == 3
     assert all((ROOT / "docs" / picture).is_file() for picture in pictures)
-
-
-def test_what_is_not_measured_says_how_to(made, tmp_path):
-    assert made.page("<!-- fit -->\n", tmp_path) == "Not measured yet (`python benchmarks/classic.py fit`).\n"
 
 
 def test_the_lowest_error_is_bold_and_failures_are_counted(made, tmp_path):

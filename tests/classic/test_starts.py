@@ -58,6 +58,14 @@ def test_splits_depend_on_the_weighted_rows_alone(make):
     np.testing.assert_allclose(splits(repeated, 4, chance()), splits(weighted, 4, chance())[order_N], atol=1e-6)
 
 
+@pytest.mark.parametrize("unit", [1e-3, 1e3])
+@pytest.mark.parametrize("make", [lambda: regression(*pieces(1, 4)), lambda: classes(1, 300, 3)])
+def test_the_unit_of_weights_does_not_change_splits(make, unit):
+    table = make()
+    scaled = table._replace(weight_N=table.weight_N * unit)
+    np.testing.assert_allclose(splits(scaled, 4, chance()), splits(table, 4, chance()), atol=1e-6)
+
+
 def test_a_column_given_twice_changes_nothing_that_is_found():
     X, y = pieces(2, 3)
     once = splits(regression(X, y), 3, chance())
@@ -99,6 +107,23 @@ def test_of_many_rows_a_part_is_taken_by_what_they_hold():
     weighted = thinned(seen(regression(X, y, half_N)))
     repeated = thinned(seen(regression(X[order_N], y[order_N])))
     assert set(order_N[repeated]) == set(weighted[weighted < 25_000])
+
+
+@pytest.mark.parametrize("unit", [1e-3, 1e3])
+def test_the_unit_of_weights_does_not_change_which_rows_are_taken(unit):
+    random_state = chance(5)
+    X, y, weight_N = random_state.randn(40_000, 2), random_state.randn(40_000), random_state.uniform(1, 2, 40_000)
+    taken = thinned(seen(regression(X, y, weight_N)))
+    assert len(taken) == pytest.approx(ENOUGH, rel=0.05)
+    np.testing.assert_array_equal(thinned(seen(regression(X, y, weight_N * unit))), taken)
+
+
+def test_different_rows_are_counted_whatever_their_order_or_number():
+    """On a grid sums of values times square roots can agree; and a product of matrices rounds rows differently."""
+    grid = np.stack(np.meshgrid(*[np.arange(7.0)] * 4), axis=-1).reshape(-1, 4)
+    order_N = chance(8).permutation(np.repeat(np.arange(len(grid)), 3))
+    for rows in (grid, grid[order_N]):
+        assert seen(regression(rows[:, :3], rows[:, 3])).weight_N.sum() == pytest.approx(7**4)
 
 
 def test_of_few_different_rows_all_are_taken():

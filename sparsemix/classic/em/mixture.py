@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
+from scipy.special import logsumexp
+
 from sparsemix.classic.em.assign import Assign
+from sparsemix.classic.numeric.blocks import in_blocks
+from sparsemix.classic.numeric.multinomial import normalised
 from sparsemix.classic.parts import Array, Experts, Gate, Table
 
 
@@ -24,6 +29,15 @@ class Mixture(NamedTuple):
     def log_joint(self, X: Any, y: Array) -> Array:
         """log p(y, e | x), (N, E), up to what a gate that models x adds to a row."""
         return self.gate.log_scores(X) + self.experts.log_density(X, y)
+
+    def log_density(self, X: Any, y: Array) -> Array:
+        """log p(y | x), (N,); of a gate that models x, log p(x) is left out."""
+        return in_blocks(lambda X, y: mixed(self.gate.log_scores(X), self.experts.log_density(X, y)), X, y)
+
+    @property
+    def n_parameters(self) -> float:
+        """Free parameters of both parts."""
+        return self.experts.n_parameters + self.gate.n_parameters
 
     @property
     def penalty(self) -> float:
@@ -49,6 +63,11 @@ class Mixture(NamedTuple):
     def only(self, keep_E: Array) -> Mixture:
         """The mixture of some of the experts."""
         return Mixture(self.experts.only(keep_E), self.gate.only(keep_E))
+
+
+def mixed(log_gate_NE: Array, log_density_NE: Array) -> Array:
+    """log sum_e gate_e p(y | x, e), (N,), the gate's rows made to sum to one."""
+    return np.asarray(logsumexp(normalised(log_gate_NE) + log_density_NE, axis=1))
 
 
 class State(NamedTuple):

@@ -5,12 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, cast
 
-import numpy as np
 from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from sparsemix.checks import check
+from sparsemix.classic.em.criteria import aic, bic
 from sparsemix.classic.em.mixture import Mixture
 from sparsemix.classic.estimators.reading import Accepts, read_both, read_weights, read_X
 from sparsemix.classic.numeric.blocks import in_blocks
@@ -100,19 +100,16 @@ class FittedMoE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         The density is the one that predicts, with the weights of `pooling`. Of a gate that models x, log p(x) is left
         out.
         """
-        check_is_fitted(self)
-        return self._log_density(X, self.predict(X) if y is None else y, self._pooling())
-
-    def _log_density(self, X: Any, y: Any, pooling: Pooling) -> Array:
-        mixture = self.mixture_
-        return in_blocks(lambda X, y: pooled_log_density(mixture, X, y, pooling), *self._read_pair(X, y))
+        mixture, pooling = self.mixture_, self._pooling()
+        rows = self._read_pair(X, self.predict(X) if y is None else y)
+        return in_blocks(lambda X, y: pooled_log_density(mixture, X, y, pooling), *rows)
 
     @property
     def n_parameters_(self) -> float:
         """Free parameters of experts and gate; there is none where the experts cannot count theirs."""
         mixture = self.mixture_
         try:
-            return mixture.experts.n_parameters + mixture.gate.n_parameters
+            return mixture.n_parameters
         except ValueError as error:
             raise AttributeError(str(error)) from error
 
@@ -123,14 +120,13 @@ class FittedMoE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
 
         Source: Schwarz, "Estimating the dimension of a model" (1978).
         """
-        weight_N, log_likelihood = self._weights_and_fit(X, y, sample_weight)
-        return self.n_parameters_ * float(np.log(weight_N.sum())) - 2 * log_likelihood
+        return bic(self.n_parameters_, *self._densities(X, y, sample_weight))
 
     def aic(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Akaike's information criterion, the lower the better: 2 parameters - 2 log-likelihood."""
-        return 2 * self.n_parameters_ - 2 * self._weights_and_fit(X, y, sample_weight)[1]
+        return aic(self.n_parameters_, *self._densities(X, y, sample_weight))
 
-    def _weights_and_fit(self, X: Any, y: Any, sample_weight: Any) -> tuple[Array, float]:
-        log_density_N = self._log_density(X, y, "soft")
-        weight_N = read_weights(sample_weight, log_density_N[:, None])
-        return weight_N, float(weight_N @ log_density_N)
+    def _densities(self, X: Any, y: Any, sample_weight: Any) -> tuple[Array, Array]:
+        """log p(y | x) with the mixture's own gate, and the weights."""
+        log_density_N = self.mixture_.log_density(*self._read_pair(X, y))
+        return log_density_N, read_weights(sample_weight, log_density_N[:, None])

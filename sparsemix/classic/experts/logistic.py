@@ -13,7 +13,7 @@ from sklearn.utils import Tags, gen_batches
 from sparsemix.checks import check
 from sparsemix.classic.numeric.columns import Columns
 from sparsemix.classic.numeric.design import Design
-from sparsemix.classic.numeric.multinomial import LARGE, Logits, climb, is_small, log_softmax, online_step, uniform
+from sparsemix.classic.numeric.multinomial import Logits, climb, log_softmax, online_step, uniform
 from sparsemix.classic.numeric.threads import one_thread
 from sparsemix.classic.parts import Array, Experts, Table
 
@@ -76,24 +76,14 @@ class LogisticExperts(Experts):
 
     @one_thread
     def partially_updated(self, table: Table, weight_NE: Array, keep: float) -> Self:
-        seen = self.logits_E_[0].n_parameters
-        check(
-            is_small(self.logits_E_[0]), "partial_fit", f"takes experts of under {LARGE} coefficients", seen, "use fit"
-        )
         z, target_NK = self.design_.columns(table.X), np.eye(self._num_classes)[table.y]
         new = copy(self)
         new.logits_E_, new.curvature_E_ = list(self.logits_E_), list(self.curvature_E_)
         for expert in np.flatnonzero(weight_NE.any(axis=0)).tolist():
             logits, weight_N = self.logits_E_[expert], weight_NE[:, expert]
-            before_KKDD = keep * self._curvature(expert)
-            logits, curvature = online_step(logits, before_KKDD, z, target_NK, weight_N)
+            logits, curvature = online_step(logits, self.curvature_E_[expert], keep, z, target_NK, weight_N)
             new.logits_E_[expert], new.curvature_E_[expert] = logits, curvature
         return new
-
-    def _curvature(self, expert: int) -> Array:
-        known = self.curvature_E_[expert]
-        classes, features = self.logits_E_[expert].coef_KD.shape
-        return np.zeros((classes, classes, features + 1, features + 1)) if known is None else known
 
     @property
     def _num_classes(self) -> int:

@@ -9,14 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from joblib import Parallel, delayed
-from scipy.special import logsumexp
 
 from sparsemix.checks import check
+from sparsemix.classic.em.criteria import bic
 from sparsemix.classic.em.loop import Run
 from sparsemix.classic.em.mixture import Mixture
 from sparsemix.classic.fitting.folds import folds_of
 from sparsemix.classic.fitting.mixtures import Plan, fit_mixture, resume
-from sparsemix.classic.numeric.multinomial import normalised
 from sparsemix.classic.parts import Array, Table
 
 CRITERIA = ("bic", "cv", "prune")
@@ -60,15 +59,12 @@ def choose(
 def by_bic(
     plan: Plan, table: Table, numbers: Sequence[int], random: np.random.RandomState, n_jobs: int | None
 ) -> Choice:
-    """The number with the lowest BIC, of a fit with each.
-
-    Source: Schwarz, "Estimating the dimension of a model" (1978).
-    """
+    """The number with the lowest BIC, of a fit with each."""
     seeds = random.randint(SEEDS, size=len(numbers))
     jobs = (delayed(_fit)(plan, table, number, seed) for number, seed in zip(numbers, seeds, strict=True))
     runs: list[Run] = Parallel(n_jobs=n_jobs)(jobs)  # pyright: ignore[reportAssignmentType]
-    bic = np.array([bic_of(run.mixture, table) for run in runs])
-    return Choice(runs[bic.argmin()], {"n_experts": np.array(numbers), "bic": bic})
+    found = np.array([bic_of(run.mixture, table) for run in runs])
+    return Choice(runs[found.argmin()], {"n_experts": np.array(numbers), "bic": found})
 
 
 def by_cross_validation(
@@ -107,17 +103,16 @@ def by_pruning(plan: Plan, table: Table, numbers: Sequence[int], random: np.rand
     Source: of mixtures of normals, Figueiredo & Jain, "Unsupervised learning of finite mixture models" (2002).
     """
     run = _fit(plan, table, numbers[-1], random.randint(SEEDS))
-    best, bic = run, [bic_of(run.mixture, table)]
-    for _ in numbers[1:]:
-        run = resume(plan, without_least(plan, run.mixture, table), table)
-        bic.append(bic_of(run.mixture, table))
-        best = run if bic[-1] <= min(bic) else best
-    return Choice(best, {"n_experts": np.array(numbers), "bic": np.array(bic[::-1])})
+    best, found = run, [bic_of(run.mixture, table)]
+    for number in reversed(numbers[1:]):
+        run = resume(plan, without_least(plan, run.mixture, number, table), table)
+        found.append(bic_of(run.mixture, table))
+        best = run if found[-1] <= min(found) else best
+    return Choice(best, {"n_experts": np.array(numbers), "bic": np.array(found[::-1])})
 
 
-def without_least(plan: Plan, mixture: Mixture, table: Table) -> Mixture:
-    """The mixture without the expert whose rows the others explain best, after a few iterations to take them over."""
-    experts = mixture.gate.log_scores(table.rows(np.arange(1)).X).shape[1]
+def without_least(plan: Plan, mixture: Mixture, experts: int, table: Table) -> Mixture:
+    """The mixture less the expert whose rows the others explain best, after a few iterations to take them over."""
     short = plan._replace(stopping=plan.stopping._replace(max_iter=min(TAKEOVER, plan.stopping.max_iter)))
     others_E = (np.delete(np.arange(experts), expert) for expert in range(experts))
     return max((resume(short, mixture.only(others), table) for others in others_E), key=_objective).mixture
@@ -128,14 +123,8 @@ def _objective(run: Run) -> float:
 
 
 def bic_of(mixture: Mixture, table: Table) -> float:
-    """-2 sum_n w_n log p(y_n | x_n) + parameters * log sum_n w_n: a weight of 2 counts as two rows."""
-    parameters = mixture.experts.n_parameters + mixture.gate.n_parameters
-    return float(parameters * np.log(table.weight_N.sum()) - 2 * table.weight_N @ _log_density(mixture, table))
-
-
-def _log_density(mixture: Mixture, table: Table) -> Array:
-    log_gate_NE = normalised(mixture.gate.log_scores(table.X))
-    return np.asarray(logsumexp(log_gate_NE + mixture.experts.log_density(table.X, table.y), axis=1))
+    """BIC on its table."""
+    return bic(mixture.n_parameters, mixture.log_density(table.X, table.y), table.weight_N)
 
 
 def _fit(plan: Plan, table: Table, n_experts: int, seed: int) -> Run:
@@ -150,4 +139,5 @@ def _held_out(plan: Plan, table: Table, n_experts: int, fold: tuple[Array, Array
     rows = int(np.count_nonzero(known.weight_N))
     check(rows >= n_experts, "n_experts_range", f"must not exceed the {rows} rows left by a fold", n_experts)
     run = _fit(plan, known, n_experts, seed)
-    return float(held.weight_N @ _log_density(run.mixture, held)) / max(held.weight_N.sum(), np.finfo(float).tiny)
+    log_likelihood = float(held.weight_N @ run.mixture.log_density(held.X, held.y))
+    return log_likelihood / max(held.weight_N.sum(), np.finfo(float).tiny)

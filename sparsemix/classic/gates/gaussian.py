@@ -59,6 +59,10 @@ class GaussianGate(Gate):
         nothing = COVARIANCES[self.covariance].squares(np.zeros((n_experts, 0)), np.zeros((0, new.mean_ED_.shape[1])))
         return new._learned(Moments(np.zeros(n_experts), new.mean_ED_, nothing))
 
+    @property
+    def models_x(self) -> bool:
+        return True
+
     def prepared(self, X: Any) -> Any:
         return self.design_.columns(X)
 

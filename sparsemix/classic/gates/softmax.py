@@ -5,12 +5,11 @@ from __future__ import annotations
 from copy import copy
 from typing import Any, Self
 
-import numpy as np
 from sklearn.utils import Tags
 
 from sparsemix.checks import check
 from sparsemix.classic.numeric.design import Design, reading_tags
-from sparsemix.classic.numeric.multinomial import LARGE, Logits, climb, is_small, online_step, uniform
+from sparsemix.classic.numeric.multinomial import Logits, climb, online_step, uniform
 from sparsemix.classic.numeric.threads import one_thread
 from sparsemix.classic.parts import Array, Gate, Table
 
@@ -69,15 +68,10 @@ class SoftmaxGate(Gate):
 
     @one_thread
     def partially_updated(self, table: Table, responsibility_NE: Array, keep: float) -> Self:
-        seen = f"{self.logits_.n_parameters}"
-        check(is_small(self.logits_), "partial_fit", f"takes gates of under {LARGE} coefficients", seen, "use fit")
         new = copy(self)
         z = self.design_.columns(table.X)
-        experts, features = len(self.logits_.coef_KD), z.shape[1] + 1
-        past_KKDD = np.zeros((experts, experts, features, features))
-        if self.curvature_ is not None:
-            past_KKDD = keep * self.curvature_
-        new.logits_, new.curvature_ = online_step(self.logits_, past_KKDD, z, responsibility_NE, table.weight_N)
+        learned = online_step(self.logits_, self.curvature_, keep, z, responsibility_NE, table.weight_N)
+        new.logits_, new.curvature_ = learned
         return new
 
     @property

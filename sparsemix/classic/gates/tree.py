@@ -47,8 +47,8 @@ class TreeGate(Gate):
         check_branching(self.branching)
         leaves = prod(self.branching)
         check(leaves == n_experts, "branching", f"must multiply to n_experts={n_experts}", f"{self.branching!r}")
+        check_conditional(self._node)
         widest = self._node.started(table, max(self.branching))
-        check_conditional(widest, table)
         new = copy(self)
         new.node_gates_, routes = [], []
         for level, children in enumerate(self.branching):
@@ -155,8 +155,7 @@ def check_branching(branching: Any) -> None:
     check(right, "branching", "must be whole numbers of children, at least 1, one for each level", repr(branching))
 
 
-def check_conditional(gate: Gate, table: Table) -> None:
+def check_conditional(gate: Gate) -> None:
     """Refuse gates that model x: the normal of a node would count at each level, and paths would not sum to p(x)."""
-    total = float(np.exp(gate.log_scores(table.rows(np.arange(1)).X)).sum())
     seen, remedy = f"{type(gate).__name__}, that of x", "use SoftmaxGate or ClassifierGate, or this gate without a tree"
-    check(abs(total - 1) < 1e-6, "gating", "must say p(child | x) in a tree", seen, remedy)
+    check(not gate.models_x, "gating", "must say p(child | x) in a tree", seen, remedy)

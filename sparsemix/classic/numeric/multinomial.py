@@ -7,6 +7,7 @@ from typing import NamedTuple, Self
 import numpy as np
 from scipy.sparse.linalg import LinearOperator, cg
 
+from sparsemix.checks import check
 from sparsemix.classic.numeric.columns import Columns, as_columns
 from sparsemix.classic.numeric.curvature import PairSums, applied, centred, rows_in_block, solved
 from sparsemix.classic.parts import Array
@@ -124,29 +125,33 @@ def is_small(logits: Logits) -> bool:
     return logits.n_parameters < LARGE
 
 
-def online_step(start: Logits, past_KKDD: Array, z: Columns, target_NK: Array, weight_N: Array) -> tuple[Logits, Array]:
+def online_step(
+    start: Logits, past_KKDD: Array | None, keep: float, z: Columns, target_NK: Array, weight_N: Array
+) -> tuple[Logits, Array]:
     """An M step on new rows: raises their log-likelihood - d' (H + alpha) d / 2, d the way from `start`, H of old rows.
 
     So the rows before are remembered by a quadratic around what was learned of them: Laplace's approximation, of which
     one Newton step is the extended Kalman filter.
 
     Args:
-        past_KKDD: C_ab of `curvature` of the rows before, discounted.
+        past_KKDD: C_ab of `curvature` of the rows before; None: there were none.
+        keep: what they are discounted by.
 
     Returns:
         The logits, and C_ab with the new rows.
     """
+    before_KKDD = _discounted(start, past_KKDD, keep)
     rows = (z, target_NK, weight_N)
-    free, way_KD, pair_KKDD = start._replace(alpha=0.0), np.zeros(past_KKDD.shape[1:3]), np.zeros_like(past_KKDD)
+    free, way_KD, pair_KKDD = start._replace(alpha=0.0), np.zeros(before_KKDD.shape[1:3]), np.zeros_like(before_KKDD)
 
     def held(way_KD: Array) -> Array:
-        return applied(past_KKDD, way_KD) + start.ridge_D * way_KD
+        return applied(before_KKDD, way_KD) + start.ridge_D * way_KD
 
     for _ in range(ONLINE_STEPS):
         objective, gradient_KD, pair_KKDD = derivatives(free.moved(way_KD), *rows)
         objective -= 0.5 * float((way_KD * held(way_KD)).sum())
         gradient_KD -= held(way_KD)
-        step_KD = solved(past_KKDD + pair_KKDD, start.ridge_D, gradient_KD)
+        step_KD = solved(before_KKDD + pair_KKDD, start.ridge_D, gradient_KD)
         if float((gradient_KD * step_KD).sum()) < ENOUGH * weight_N.sum():
             break
         for halvings in range(HALVINGS):
@@ -154,7 +159,14 @@ def online_step(start: Logits, past_KKDD: Array, z: Columns, target_NK: Array, w
             if free.moved(trial_KD).objective(*rows) - 0.5 * float((trial_KD * held(trial_KD)).sum()) >= objective:
                 way_KD = trial_KD
                 break
-    return start.moved(way_KD), past_KKDD + pair_KKDD
+    return start.moved(way_KD), before_KKDD + pair_KKDD
+
+
+def _discounted(start: Logits, past_KKDD: Array | None, keep: float) -> Array:
+    seen, remedy = f"{start.n_parameters}", "use fit"
+    check(is_small(start), "partial_fit", f"must have gates and experts of under {LARGE} coefficients", seen, remedy)
+    classes, features = start.coef_KD.shape
+    return np.zeros((classes, classes, features + 1, features + 1)) if past_KKDD is None else keep * past_KKDD
 
 
 def _risen(logits: Logits, step: Step, z: Columns, target_NK: Array, weight_N: Array) -> Logits | None:

@@ -6,11 +6,11 @@ from numbers import Integral
 from typing import Any
 
 import numpy as np
-from scipy.special import logsumexp, softmax
+from scipy.special import softmax
 from sklearn.utils import _safe_indexing
 
 from sparsemix.checks import check
-from sparsemix.classic.em.mixture import Mixture
+from sparsemix.classic.em.mixture import Mixture, mixed
 from sparsemix.classic.numeric.blocks import in_blocks
 from sparsemix.classic.numeric.multinomial import normalised
 from sparsemix.classic.parts import Array
@@ -54,8 +54,7 @@ def pooled_gate(log_gate_NE: Array, pooling: Pooling) -> Array:
 
 def pooled_log_density(mixture: Mixture, X: Any, y: Array, pooling: Pooling) -> Array:
     """log sum_e gate_e(x) p(y | x, e) with `pooled_gate`, (N,)."""
-    log_gate_NE = normalised(_pooled_scores(mixture.gate.log_scores(X), pooling))
-    return np.asarray(logsumexp(log_gate_NE + mixture.experts.log_density(X, y), axis=1))
+    return mixed(_pooled_scores(mixture.gate.log_scores(X), pooling), mixture.experts.log_density(X, y))
 
 
 def _pooled_scores(log_gate_NE: Array, pooling: Pooling) -> Array:

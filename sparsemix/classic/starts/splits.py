@@ -38,7 +38,7 @@ def grown(table: Table, share_NE: Array, n_experts: int) -> Array:
     if share_NE.shape[1] == n_experts:
         return share_NE
     rows = seen(table)
-    learned = Table(rows.z_ND, rows.t_NM if table.num_classes is None else table.y, table.weight_N, table.num_classes)
+    learned = Table(rows.z_ND, rows.t_NM if table.num_classes is None else table.y, rows.weight_N, table.num_classes)
     few_N = thinned(rows)
     few_rows, few_learned, few_NE = rows.only(few_N), learned.rows(few_N), share_NE[few_N]
     while True:

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparsemix.classic import LinearExperts, LogisticExperts, SoftmaxGate
+from sparsemix.classic import GaussianGate, LinearExperts, LogisticExperts, SoftmaxGate
 from sparsemix.classic.em.ascent import remaining_gain, wander
 from sparsemix.classic.em.assign import Hard, Soft, Stochastic
+from sparsemix.classic.em.criteria import aic, bic
 from sparsemix.classic.em.loop import Mixture, Stopping, run_em
 from sparsemix.classic.em.mixture import iteration
 from sparsemix.classic.em.squarem import extrapolated
@@ -67,6 +68,26 @@ def test_e_step_is_that_of_a_plain_loop():
         ]
         assert evidence_N[n] == pytest.approx(np.log(sum(joint)))
         assert share_NE[n] == pytest.approx(np.array(joint) / sum(joint))
+
+
+@pytest.mark.parametrize("gate", [SoftmaxGate(), GaussianGate()])  # which models x, and counts p(e | x) alone
+def test_the_density_of_a_row_and_its_criteria(gate):
+    table = regression(*pieces(0, 3, rows=30), np.arange(30) % 3.0)
+    mixture = Mixture(LinearExperts().started(table, 3), gate.started(table, 3))
+    mixture = mixture.updated(table, random(table, 3, np.random.RandomState(0)))
+    gate_NE = np.exp(mixture.gate.log_scores(table.X))
+    normal_NE = np.exp(mixture.experts.log_density(table.X, table.y))
+    plain_N = [
+        np.log(sum(p * density for p, density in zip(p_E, density_E, strict=True)) / sum(p_E))
+        for p_E, density_E in zip(gate_NE, normal_NE, strict=True)
+    ]
+    log_density_N = mixture.log_density(table.X, table.y)
+    np.testing.assert_allclose(log_density_N, plain_N, rtol=1e-9)
+    parameters = mixture.experts.n_parameters + mixture.gate.n_parameters
+    assert mixture.n_parameters == parameters
+    twice = 2 * sum(weight * log_density for weight, log_density in zip(table.weight_N, plain_N, strict=True))
+    assert bic(parameters, log_density_N, table.weight_N) == pytest.approx(parameters * np.log(30) - twice)
+    assert aic(parameters, log_density_N, table.weight_N) == pytest.approx(2 * parameters - twice)
 
 
 def test_gradients_are_those_of_the_paper():

@@ -68,6 +68,16 @@ def test_experts_of_the_other_kind_of_target(model, match):
         model.fit(X, Y if is_regressor(model) else LABELS)
 
 
+@pytest.mark.parametrize("name", ["expert", "gating"])
+def test_wrong_parts_can_be_looked_at_before_the_fit_refuses_them(name):
+    model = MoERegressor(**{name: "ridge"})
+    assert repr(model) == f"MoERegressor({name}='ridge')"
+    assert "MoERegressor" in model._repr_html_()
+    assert not hasattr(model, "partial_fit")
+    with raises(f"{name}: must be None"):
+        model.fit(X, Y)
+
+
 def test_targets_that_have_no_scale():
     with raises("y: must not be constant: its density has no scale, got only 3 in output 0"):
         MoERegressor().fit(X, np.full(40, 3.0))

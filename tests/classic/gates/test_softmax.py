@@ -64,7 +64,9 @@ def test_a_wide_table_is_fitted():
 def test_a_wide_gate_does_not_learn_online():
     table = table_of(np.random.default_rng(0).normal(size=(20, LARGE)))
     gate = SoftmaxGate().started(table, 2)
-    with pytest.raises(ValueError, match="partial_fit: takes gates of under 500 coefficients, got 501; use fit"):
+    with pytest.raises(
+        ValueError, match="partial_fit: must have gates and experts of under 500 coefficients, got 501; use fit"
+    ):
         gate.partially_updated(table, regions(table.X[:, 0] > 0), keep=1.0)
 
 

@@ -186,15 +186,15 @@ def test_normalised_rows_sum_to_one_however_small():
 
 def test_online_steps_remember_rows_by_a_quadratic():
     z_ND, target_NK, weight_N = problem(0, rows=400)
-    past_KKDD, logits = np.zeros((3, 3, 4, 4)), uniform(3, 3, 0.1)
+    past_KKDD, logits = None, uniform(3, 3, 0.1)
     for rows in np.split(np.arange(400), 4):
-        logits, past_KKDD = online_step(logits, past_KKDD, as_columns(z_ND[rows]), target_NK[rows], weight_N[rows])
+        logits, past_KKDD = online_step(logits, past_KKDD, 1.0, as_columns(z_ND[rows]), target_NK[rows], weight_N[rows])
     whole = climb(uniform(3, 3, 0.1), z_ND, target_NK, weight_N, steps=20)[0]
     np.testing.assert_allclose(logits.coef_KD, whole.coef_KD, atol=0.1)
 
 
 def test_the_first_online_step_is_the_fit():
     z_ND, target_NK, weight_N = problem(0)
-    logits, _ = online_step(uniform(3, 3, 0.1), np.zeros((3, 3, 4, 4)), as_columns(z_ND), target_NK, weight_N)
+    logits, _ = online_step(uniform(3, 3, 0.1), None, 1.0, as_columns(z_ND), target_NK, weight_N)
     expected = climb(uniform(3, 3, 0.1), z_ND, target_NK, weight_N, steps=20)[0]
     np.testing.assert_allclose(logits.coef_KD, expected.coef_KD, atol=1e-3)
