@@ -50,6 +50,7 @@ class ClassifierGate(Gate):
         self.smoothing = smoothing
 
     def __sklearn_tags__(self) -> Tags:
+        check_classifier(self.estimator, "estimator")
         tags = super().__sklearn_tags__()
         tags.input_tags = get_tags(self.estimator).input_tags
         return tags

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.ensemble import HistGradientBoostingClassifier
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
@@ -12,8 +12,10 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 from sklearn.tree import DecisionTreeClassifier
 
+from sparsemix.classic import MoERegressor
 from sparsemix.classic.gates import ClassifierGate, SoftmaxGate
 from sparsemix.classic.parts import Table
+from tests.classic.tables import regimes
 
 
 def situation(rows=300):
@@ -132,6 +134,15 @@ def test_parameters_are_counted_as_those_of_experts():
     gate = ClassifierGate(make_pipeline(StandardScaler(), KNeighborsClassifier())).started(table, 2)
     with pytest.raises(ValueError, match=r"^gating: must have parameters that can be counted .* got KNeighbors"):
         _ = gate.updated(table, responsibility_NE).n_parameters
+
+
+@pytest.mark.parametrize(("estimator", "seen"), [
+    (Ridge(), "Ridge"), (LogisticRegression, "the class LogisticRegression"), ("logistic", "str"), (None, "NoneType"),
+])  # fmt: skip
+def test_what_is_no_classifier_is_refused(estimator, seen):
+    X, y = regimes(20)
+    with pytest.raises(ValueError, match=rf"\Aestimator: must be a classifier, got {seen}\Z"):
+        MoERegressor(gating=ClassifierGate(estimator)).fit(X, y)
 
 
 @pytest.mark.parametrize(("gate", "message"), [
