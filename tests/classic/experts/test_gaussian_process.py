@@ -25,7 +25,7 @@ def test_a_weight_is_noise_divided_by_it():
     process = fit_process(GaussianProcessRegressor(RBF(1.0), alpha=0.2, optimizer=None), X, y, weight_N, noise=0.2)
     kernel_NN = RBF(1.0)(X)
     inverse_NN = np.linalg.inv(kernel_NN + np.diag(0.2 / weight_N))
-    mean_N, variance_N = process.mean_and_variance(X)
+    mean_N, variance_N = (values[:, 0] for values in process.mean_and_variance(X))
 
     assert np.allclose(mean_N, kernel_NN @ inverse_NN @ y)
     assert np.allclose(variance_N, 1 - np.diag(kernel_NN @ inverse_NN @ kernel_NN))
@@ -76,4 +76,4 @@ def test_noise_from_rows_held_out():
     noise_M = experts.experts_E_[0].noise_M
 
     assert np.allclose(noise_M, [0.09, 0.36], rtol=0.3)
-    assert len(experts.experts_E_[0].regressors) == 2
+    assert len(experts.experts_E_[0].functions) == 2
