@@ -9,6 +9,7 @@ import pytest
 from scipy import sparse
 from scipy.optimize import minimize
 from scipy.special import logsumexp, softmax
+from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.model_selection import KFold
 
 from sparsemix.classic import MoEClassifier, MoERegressor
@@ -219,3 +220,22 @@ def test_what_was_fitted_to_arrays_reads_sparse_rows(estimator) -> None:
     mixed.partial_fit(sparse.csr_matrix(X), (X[:, 1] > 1.5).astype(int))
     np.testing.assert_allclose(mixed.gate(X), dense.gate(X), rtol=1e-6, atol=1e-9)
     np.testing.assert_allclose(mixed.experts_.output(X), dense.experts_.output(X), rtol=1e-6, atol=1e-9)
+
+
+def test_the_density_asks_a_block_of_rows_at_a_time(table: Table, monkeypatch) -> None:
+    process = GaussianProcessRegressor(alpha=0.1)
+    model = MoERegressor(process, n_experts=2, max_iter=2).fit(table.X[:40], table.y[:40])
+    expected = model.predict_dist(table.X)
+    rows: list[int] = []
+    inner = GaussianProcessRegressor.predict
+
+    def counting(process, X, **arguments):
+        rows.append(len(X))
+        return inner(process, X, **arguments)
+
+    monkeypatch.setattr(GaussianProcessRegressor, "predict", counting)
+    monkeypatch.setattr("sparsemix.classic.numeric.blocks.ROWS", 7)
+    found = model.predict_dist(table.X)
+    assert max(rows) == 7
+    np.testing.assert_allclose(found.mean_NEM, expected.mean_NEM, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(found.variance_NEM, expected.variance_NEM, rtol=1e-9)
