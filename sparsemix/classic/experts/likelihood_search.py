@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from scipy.optimize import OptimizeResult, minimize
+from scipy.optimize import minimize
 from scipy.stats import qmc
 
 from sparsemix.classic.parts import Array
@@ -22,7 +22,7 @@ CLIMBS = 2
 GAIN = 1e-3
 """Nats that make a further climb worth while."""
 AGAIN = 20
-"""Further climbs from one place, at most."""
+"""Climbs from one place, at most."""
 
 
 def wide(loss: Callable[..., Any], theta: Array, bounds: Array) -> Place:
@@ -44,15 +44,12 @@ def onward(loss: Callable[..., Any], theta: Array, bounds: Array) -> Place:
     L-BFGS stops on the ridges of processes with little noise long before their top; from there, without what it has
     learned of other places, it goes on. An `optimizer` in the sense of `GaussianProcessRegressor`.
     """
-    found = _climb(loss, theta, bounds)
+    place, value = theta, float(loss(theta, eval_gradient=False))
     for _ in range(AGAIN):
-        further = _climb(loss, found.x, bounds)
-        gained = found.fun - further.fun
-        found = further if gained > 0 else found
+        found = minimize(loss, place, jac=True, method="L-BFGS-B", bounds=bounds)
+        gained = value - float(found.fun)
+        if gained > 0:
+            place, value = found.x, float(found.fun)
         if not gained > GAIN:
             break
-    return found.x, float(found.fun)
-
-
-def _climb(loss: Callable[..., Any], theta: Array, bounds: Array) -> OptimizeResult:
-    return minimize(loss, theta, jac=True, method="L-BFGS-B", bounds=bounds)
+    return place, value
