@@ -46,7 +46,7 @@ def climb(state: State, views: Views, assign: Assign, enough: float) -> Iterator
 def _leap(trio: tuple[State, State, State], views: Views, assign: Assign, longest: float) -> State:
     last = trio[2]
     weight_NE = views.gate.weight_N[:, None] * last.responsibility_NE
-    log_NE, _ = extrapolated([state.log_joint_NE for state in trio], weight_NE, longest)
+    log_NE = extrapolated([state.log_joint_NE for state in trio], weight_NE, longest)
     return iteration(last.mixture, views, assign(log_NE).responsibility_NE, assign)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
 from sparsemix.classic.parts import Array
 
@@ -68,7 +68,8 @@ def solved(pair_KKDD: Array, ridge_D: Array, gradient_KD: Array) -> Array:
     """The step (K, D), summing to 0 over classes, to the maximum of the quadratic model of likelihood and ridge.
 
     Adding the same to all classes changes nothing, so the last class is held; what rounding may take from the matrix
-    is put back on its diagonal, so that directions without information get a step all the same, a finite one.
+    is put back on its diagonal, so that directions without information get a step all the same, a finite one. Sums
+    of many rows round more than once: the diagonal grows until the matrix has a factor.
     """
     classes, free, features = len(pair_KKDD), len(pair_KKDD) - 1, gradient_KD.shape[1]
     hessian = -pair_KKDD[:free, :free].transpose(0, 2, 1, 3)
@@ -77,10 +78,19 @@ def solved(pair_KKDD: Array, ridge_D: Array, gradient_KD: Array) -> Array:
     each_D = np.arange(features)
     hessian[:, each_D, :, each_D] += ridge_D[:, None, None] * (np.eye(free) - 1 / classes)
     matrix = hessian.reshape(free * features, -1)
-    diagonal = np.einsum("ii->i", matrix)
-    diagonal += np.finfo(float).eps * len(matrix) * diagonal.sum() + np.finfo(float).tiny
-    step = cho_solve(cho_factor(matrix, lower=True), gradient_KD[:free].ravel())
+    step = cho_solve(_factor(matrix), gradient_KD[:free].ravel())
     return centred(np.vstack([step.reshape(free, features), np.zeros(features)]))
+
+
+def _factor(matrix: Array) -> tuple[Array, bool]:
+    diagonal = np.einsum("ii->i", matrix)
+    more = np.finfo(float).eps * len(matrix) * diagonal.sum() + np.finfo(float).tiny
+    while True:
+        diagonal += more
+        try:
+            return cho_factor(matrix, lower=True)
+        except LinAlgError:
+            more *= 8
 
 
 def applied(pair_KKDD: Array, step_KD: Array) -> Array:

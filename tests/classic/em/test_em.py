@@ -129,11 +129,12 @@ def test_extrapolation_ends_at_the_limit_of_geometric_steps():
     limit_NE, gap_NE = chance.randn(20, 3), chance.randn(20, 3)
     trio = [limit_NE + gap_NE * 0.875**k for k in range(3)]
     share_NE = Soft()(trio[2]).responsibility_NE
-    leap_NE, length = extrapolated(trio, share_NE, longest=16.0)
-    assert length == 8.0
+    leap_NE = extrapolated(trio, share_NE, longest=16.0)
     np.testing.assert_allclose(Soft()(leap_NE).responsibility_NE, Soft()(limit_NE).responsibility_NE, atol=1e-9)
-    assert extrapolated(trio, share_NE, longest=4.0)[1] == 4.0
-    plain_NE = extrapolated(trio, share_NE, longest=1.0)[0]
+    bounded_NE = limit_NE + gap_NE * (1 - 4.0 * 0.125) ** 2  # log_0 + 2 a r + a^2 v with a = 4, r = -gap / 8
+    leap_NE = extrapolated(trio, share_NE, longest=4.0)
+    np.testing.assert_allclose(Soft()(leap_NE).responsibility_NE, Soft()(bounded_NE).responsibility_NE, atol=1e-9)
+    plain_NE = extrapolated(trio, share_NE, longest=1.0)
     np.testing.assert_allclose(Soft()(plain_NE).responsibility_NE, share_NE, atol=1e-9)
 
 

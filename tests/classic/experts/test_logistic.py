@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 from sklearn.linear_model import LogisticRegression
 
+from sparsemix.classic import MoEClassifier, SoftmaxGate
 from sparsemix.classic.experts import LogisticExperts
 from sparsemix.classic.parts import Table
 
@@ -93,6 +94,17 @@ def test_classes_that_an_expert_has_no_rows_of_become_improbable():
 
     assert np.isfinite(experts.log_density(table.X, table.y)).all()
     assert experts.output(table.X)[:, 0, 1].max() < 1e-3
+
+
+@pytest.mark.parametrize("em", ["soft", "hard"])
+def test_without_a_penalty_a_separable_table_has_a_finite_answer(em):
+    X = np.random.default_rng(0).normal(size=(300, 3))
+    y = np.digitize(X[:, 0], [-0.5, 0.5])
+    model = MoEClassifier(LogisticExperts(alpha=0), n_experts=3, gating=SoftmaxGate(alpha=0), em=em, max_iter=20)
+    model.fit(X, y)
+    assert max(np.abs(logits.coef_KD).max() for logits in model.experts_.logits_E_) < 1e5
+    assert np.abs(model.gate_.logits_.coef_KD).max() < 1e5
+    assert model.score(X, y) == 1
 
 
 def test_an_expert_without_rows_stays_as_it_was():

@@ -83,6 +83,14 @@ def test_the_step_solves_the_quadratic_model(classes):
     np.testing.assert_allclose(solved(pair_KKDD, logits.ridge_D, gradient_KD).ravel(), expected, atol=1e-8)
 
 
+def test_a_matrix_that_rounding_made_indefinite_has_a_finite_step():
+    z_D = np.array([1.0, 1.0, 1.0])
+    pair_KKDD = np.multiply.outer([[0.0, 0.25], [0.25, 0.0]], np.outer(z_D, z_D) - 1e-13 * np.eye(3))
+    step_KD = solved(pair_KKDD, np.zeros(3), np.outer([1.0, -1.0], z_D))
+    assert np.isfinite(step_KD).all()
+    np.testing.assert_allclose(applied(pair_KKDD, step_KD), np.outer([1.0, -1.0], z_D), rtol=1e-9)
+
+
 @settings(max_examples=8)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 4), st.sampled_from([newton_step, conjugate_step]))
 def test_the_optimum_is_scipys(seed, classes, newton):
