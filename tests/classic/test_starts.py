@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from sparsemix.classic import LinearExperts, SoftmaxGate
+from sparsemix.classic import ConstantGate, LinearExperts, SoftmaxGate
 from sparsemix.classic.em.assign import Soft
 from sparsemix.classic.em.loop import Stopping
 from sparsemix.classic.fitting.mixtures import Plan, fit_mixture
@@ -216,6 +216,16 @@ def test_rows_without_weight_do_not_change_trials(rows):
     kept_N = np.flatnonzero(weight_N)
     share_NE = trials(regression(X, moved_N, weight_N), 3, chance())[kept_N]
     np.testing.assert_allclose(share_NE, trials(regression(X[kept_N], y[kept_N]), 3, chance()), atol=1e-9)
+
+
+def test_trials_begin_higher_than_random_responsibilities():
+    table = regression(*two_laws(0, 300))
+    one_step = Plan(LinearExperts(), ConstantGate(), (), Soft(), Stopping(1, 0.0))
+    tried, *drawn = [
+        fit_mixture(one_step._replace(starts=(start,)), table, 2, chance(seed)).objective
+        for seed, start in enumerate([trials, *[random] * 10])
+    ]
+    assert tried > max(drawn) + 30
 
 
 def test_starting_repeats_what_is_drawn_and_adds_two_kinds_of_draws_to_what_is_not():
