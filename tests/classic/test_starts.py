@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from sparsemix.classic import LinearExperts, SoftmaxGate
+from sparsemix.classic import ConstantGate, LinearExperts, SoftmaxGate
 from sparsemix.classic.em.assign import Soft
 from sparsemix.classic.em.loop import Stopping
 from sparsemix.classic.fitting.mixtures import Plan, fit_mixture
 from sparsemix.classic.parts import Table
-from sparsemix.classic.starts import STARTS, cells, kmeans, random, splits, starting
+from sparsemix.classic.starts import STARTS, cells, kmeans, random, splits, starting, trials
 from sparsemix.classic.starts.cuts import directions, edge
 from sparsemix.classic.starts.gains import best_splits, gains
 from sparsemix.classic.starts.moments import part
@@ -25,7 +25,7 @@ def chance(seed=0):
     return np.random.RandomState(seed)
 
 
-@pytest.mark.parametrize("start", [*STARTS.values(), cells])
+@pytest.mark.parametrize("start", [*STARTS.values(), cells, trials])
 @pytest.mark.parametrize("table", [regression(*pieces(0, 3)), classes(0, 200), classes(0, 200, 3)])
 @pytest.mark.parametrize("n_experts", [1, 2, 5])
 def test_shares_sum_to_one(start, table, n_experts):
@@ -208,15 +208,38 @@ def test_gains_are_those_of_two_fits():
     assert gains(whole, cuts)[0] == pytest.approx(expected)
 
 
-def test_starting_repeats_what_is_drawn_and_adds_cells_to_what_is_not():
-    assert starting("splits", 3) == (splits, cells, cells)
+@pytest.mark.parametrize("rows", [300, 3000])
+def test_rows_without_weight_do_not_change_trials(rows):
+    X, y = two_laws(0, rows)
+    weight_N = np.where(np.arange(rows) % 3, 1.0, 0.0)
+    moved_N = np.where(weight_N > 0, y, 50 + y)
+    kept_N = np.flatnonzero(weight_N)
+    share_NE = trials(regression(X, moved_N, weight_N), 3, chance())[kept_N]
+    np.testing.assert_allclose(share_NE, trials(regression(X[kept_N], y[kept_N]), 3, chance()), atol=1e-9)
+
+
+def test_trials_begin_higher_than_random_responsibilities():
+    table = regression(*two_laws(0, 300))
+    one_step = Plan(LinearExperts(), ConstantGate(), (), Soft(), Stopping(1, 0.0))
+    tried, *drawn = [
+        fit_mixture(one_step._replace(starts=(start,)), table, 2, chance(seed)).objective
+        for seed, start in enumerate([trials, *[random] * 10])
+    ]
+    assert tried > max(drawn) + 30
+
+
+def test_starting_repeats_what_is_drawn_and_adds_two_kinds_of_draws_to_what_is_not():
+    assert starting("splits", 4) == (splits, trials, cells, trials)
     assert starting("kmeans", 2) == (kmeans, kmeans)
     assert starting("random", 1) == (random,)
 
 
 @pytest.mark.slow
 def test_splits_reach_the_best_of_many_random_starts():
-    """Of 20 tables with three to five regimes and two columns of noise, most: within 1% of the best of 30 draws."""
+    """Of 20 tables with three to five regimes and two columns of noise, most: within 1% of the best of 30 draws.
+
+    Comparing cuts longer wins two more of them and loses others elsewhere (docs/log.md), so the bound is what it is.
+    """
     reached = 0
     for seed in range(20):
         n_experts = 3 + seed % 3
