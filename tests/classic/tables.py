@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from sparsemix.classic.numeric.columns import Columns
+
 
 def regimes(rows: int = 300, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """X (N, 3), y (N,): of slope 2 in column 1 where column 0 is positive, -3 elsewhere, with noise 0.1."""
@@ -17,3 +19,8 @@ def classes(rows: int = 300, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """X (N, 3), y (N,): "no" or "yes" by the sign of column 1, the other way round where column 0 is negative."""
     X = np.random.default_rng(seed).normal(size=(rows, 3))
     return X, np.where(X[:, 0] * X[:, 1] > 0, "yes", "no")
+
+
+def whole(columns: Columns) -> np.ndarray:
+    """All of z, (N, D)."""
+    return np.vstack([z_BD for _, z_BD in columns.blocks()])

@@ -1,4 +1,4 @@
-"""Columns of mean 0 and variance 1 that are made block by block, so that no table is copied whole."""
+"""Standardised columns that are made block by block, so that no table is copied whole."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CONSTANT = 1e-12
 
 @dataclass(frozen=True)
 class Columns:
-    """N rows of D columns z = (x - mean) / scale; a missing value is at the mean, 0. Of a fit to sparse x it is 0."""
+    """N rows of D columns z = (x - mean) / scale; a missing value is at the mean. Of a fit to sparse x, mean is 0."""
 
     raw: Any
     """(N, D), float64 or float32, or CSR."""
@@ -75,19 +75,10 @@ class Columns:
             out_KD += value_NK[block].T @ z_BD
         return out_KD
 
-    def dense(self) -> Array:
-        """All of z, (N, D) in float64."""
-        z_ND = np.empty(self.shape)
-        for block, z_BD in self.blocks():
-            z_ND[block] = z_BD
-        return z_ND
 
-
-def as_columns(z: Array | Columns) -> Columns:
-    """An array of columns that are standardised already, as `Columns`."""
-    if isinstance(z, Columns):
-        return z
-    return Columns(z, np.zeros(z.shape[1]), np.ones(z.shape[1]))
+def as_they_are(raw: Any) -> Columns:
+    """Columns that are not moved, and not scaled."""
+    return Columns(raw, np.zeros(raw.shape[1]), np.ones(raw.shape[1]))
 
 
 def moments(raw: Any, weight_N: Array) -> tuple[Array, Array]:
@@ -99,9 +90,8 @@ def moments(raw: Any, weight_N: Array) -> tuple[Array, Array]:
 
 def _dense_moments(raw: Array, share_N: Array) -> tuple[Array, Array]:
     features = raw.shape[1]
-    columns = Columns(raw, np.zeros(features), np.ones(features))
     present_D, sum_D, bound_D = np.zeros(features), np.zeros(features), np.zeros(features)
-    for block, x_BD in columns.blocks():
+    for block, x_BD in as_they_are(raw).blocks():
         present_D += share_N[block] @ ~np.isnan(raw[block])
         sum_D += share_N[block] @ x_BD
         bound_D = np.maximum(bound_D, np.abs(x_BD).max(axis=0, initial=0.0))

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.sparse.linalg import LinearOperator, cg
 
 from sparsemix.checks import check
-from sparsemix.classic.numeric.columns import Columns, as_columns
+from sparsemix.classic.numeric.columns import Columns
 from sparsemix.classic.numeric.curvature import PairSums, applied, centred, rows_in_block, solved
 from sparsemix.classic.parts import Array
 
@@ -29,9 +29,9 @@ class Logits(NamedTuple):
     intercept_K: Array
     alpha: float
 
-    def log_proba(self, z: Columns | Array) -> Array:
+    def log_proba(self, z: Columns) -> Array:
         """log p(k | z_n), (N, K)."""
-        return normalised(as_columns(z).times(self.coef_KD) + self.intercept_K)
+        return normalised(z.times(self.coef_KD) + self.intercept_K)
 
     @property
     def penalty(self) -> float:
@@ -47,10 +47,10 @@ class Logits(NamedTuple):
         """What the penalty adds to second derivatives of coefficients and intercept, (D + 1,)."""
         return np.append(np.full(self.coef_KD.shape[1], self.alpha), 0.0)
 
-    def objective(self, z: Columns | Array, target_NK: Array, weight_N: Array) -> float:
+    def objective(self, z: Columns, target_NK: Array, weight_N: Array) -> float:
         """sum_n w_n sum_k target_nk log p(k | z_n) - penalty; targets of a row sum to 1."""
         total = 0.0
-        for block, score_KB in as_columns(z).products(self.coef_KD):
+        for block, score_KB in z.products(self.coef_KD):
             log_KB = log_softmax(score_KB + self.intercept_K[:, None])
             total += float(weight_N[block] @ (target_NK[block].T * log_KB).sum(axis=0))
         return total - self.penalty
@@ -97,15 +97,12 @@ def normalised(log_NE: Array) -> Array:
     return out_EN.T
 
 
-def climb(
-    start: Logits, z: Columns | Array, target_NK: Array, weight_N: Array, steps: int
-) -> tuple[Logits, Array | None]:
+def climb(start: Logits, z: Columns, target_NK: Array, weight_N: Array, steps: int) -> tuple[Logits, Array | None]:
     """Newton steps (IRLS) on the objective, each halved until it does not fall; `start` where none rises.
 
     Returns:
         The logits, and the sums C_ab of `curvature` at the last step; None: too large, no step, or nothing to learn.
     """
-    z = as_columns(z)
     logits, pair_KKDD = start, None
     if len(start.coef_KD) == 1 or not weight_N.any():
         return logits, pair_KKDD

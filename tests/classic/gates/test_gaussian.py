@@ -7,6 +7,7 @@ from scipy.special import softmax
 
 from sparsemix.classic.gates import GaussianGate
 from sparsemix.classic.parts import Table
+from tests.classic.tables import whole
 
 
 def clouds(rows=60):
@@ -38,7 +39,7 @@ def plain_log_joint(z_ND, parts):
 def test_em_of_a_gaussian_mixture_is_a_plain_loop(covariance):
     table, responsibility_NE = clouds()
     gate = GaussianGate(covariance, alpha=0.5).started(table, 2)
-    z_ND, expected_NE = gate.design_.columns(table.X).dense(), responsibility_NE
+    z_ND, expected_NE = whole(gate.design_.columns(table.X)), responsibility_NE
     for _ in range(10):
         gate = gate.updated(table, responsibility_NE)
         parts = plain_m_step(z_ND, table.weight_N, expected_NE, 0.5, covariance == "diag")

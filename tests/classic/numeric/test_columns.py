@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from sparsemix.classic.numeric.columns import Columns, moments
+from tests.classic.tables import whole
 
 
 def table(seed, rows=40, features=3):
@@ -63,7 +64,7 @@ def test_products_are_those_of_the_whole(kind, rows):
     coef_KD, value_NK = random.normal(size=(2, 4)), random.normal(size=(rows, 2))
     np.testing.assert_allclose(columns.times(coef_KD), z_ND @ coef_KD.T, atol=1e-12)
     np.testing.assert_allclose(columns.transposed_times(value_NK), value_NK.T @ z_ND, atol=1e-12)
-    np.testing.assert_allclose(columns.dense(), z_ND, atol=1e-12)
+    np.testing.assert_allclose(whole(columns), z_ND, atol=1e-12)
     np.testing.assert_allclose(np.vstack([z for _, z in columns.blocks(3)]), z_ND, atol=1e-12)
 
 
@@ -72,5 +73,5 @@ def test_sparse_rows_of_what_was_fitted_to_arrays_are_centred():
     raw, value_NK = random.uniform(1, 2, size=(9, 3)), random.normal(size=(9, 2))
     dense = Columns(raw, raw.mean(axis=0), raw.std(axis=0))
     mixed = Columns(sparse.csr_matrix(raw), dense.mean_D, dense.scale_D)
-    np.testing.assert_allclose(mixed.dense(), dense.dense(), rtol=1e-12)
+    np.testing.assert_allclose(whole(mixed), whole(dense), rtol=1e-12)
     np.testing.assert_allclose(mixed.transposed_times(value_NK), dense.transposed_times(value_NK), rtol=1e-9)

@@ -11,6 +11,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures, SplineTransformer
 
 from sparsemix.classic.numeric.design import Design
+from tests.classic.tables import whole
 
 NUMBERS = {"size": [1.0, 2.0, 4.0, 9.0], "old": [True, False, True, True], "count": [3, 1, 4, 1]}
 FRAMES = [
@@ -23,7 +24,7 @@ FRAMES = [
 
 def columns_of(X, weight_N=None, features=None):
     weight_N = np.ones(len(X) if hasattr(X, "columns") else X.shape[0]) if weight_N is None else weight_N
-    return Design(features).fitted(X, weight_N).columns(X).dense()
+    return whole(Design(features).fitted(X, weight_N).columns(X))
 
 
 @given(st.integers(0, 2**32 - 1))
@@ -34,7 +35,7 @@ def test_weights_are_repetitions(seed):
     count_N[0] = 2
     weighted = Design().fitted(X, count_N.astype(float))
     repeated = Design().fitted(X.repeat(count_N, axis=0), np.ones(count_N.sum()))
-    np.testing.assert_allclose(weighted.columns(X).dense(), repeated.columns(X).dense(), atol=1e-10)
+    np.testing.assert_allclose(whole(weighted.columns(X)), whole(repeated.columns(X)), atol=1e-10)
 
 
 def test_columns_have_mean_0_and_variance_1():
@@ -81,7 +82,7 @@ def test_a_missing_number_is_at_the_mean_and_has_a_column():
 
 def test_a_number_missing_later_only_is_at_the_mean():
     design = Design().fitted(np.array([[1.0], [3.0]]), np.ones(2))
-    assert design.columns(np.array([[np.nan]])).dense() == 0
+    assert whole(design.columns(np.array([[np.nan]]))) == 0
 
 
 def test_missing_in_a_sparse_matrix_is_refused():
@@ -137,5 +138,5 @@ def test_features_do_not_see_rows_of_weight_0(features):
     kept = weight_N > 0
     design = Design(features).fitted(X, weight_N)
     expected = Design(features).fitted(X[kept], np.ones(kept.sum()))
-    np.testing.assert_allclose(design.columns(X[kept]).dense(), expected.columns(X[kept]).dense())
+    np.testing.assert_allclose(whole(design.columns(X[kept])), whole(expected.columns(X[kept])))
     assert not hasattr(features, "n_features_in_")

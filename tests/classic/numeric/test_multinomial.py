@@ -8,7 +8,7 @@ from scipy import optimize, sparse
 from sklearn.linear_model import LogisticRegression
 
 from sparsemix.classic.numeric import multinomial
-from sparsemix.classic.numeric.columns import Columns, as_columns
+from sparsemix.classic.numeric.columns import as_they_are
 from sparsemix.classic.numeric.curvature import applied, solved
 from sparsemix.classic.numeric.multinomial import (
     Logits,
@@ -53,10 +53,10 @@ def flat(logits):
 def test_derivatives_are_finite_differences(classes):
     z_ND, target_NK, weight_N = problem(classes, rows=20, classes=classes)
     logits = somewhere(0, 3, classes, alpha=0.3)
-    objective, gradient_KD, pair_KKDD = derivatives(logits, as_columns(z_ND), target_NK, weight_N)
+    objective, gradient_KD, pair_KKDD = derivatives(logits, as_they_are(z_ND), target_NK, weight_N)
     args = (z_ND, target_NK, weight_N, 0.3)
     assert objective == pytest.approx(plain_objective(flat(logits), *args))
-    assert objective == pytest.approx(logits.objective(z_ND, target_NK, weight_N))
+    assert objective == pytest.approx(logits.objective(as_they_are(z_ND), target_NK, weight_N))
     expected = optimize.approx_fprime(flat(logits), plain_objective, 1e-6, *args)
     np.testing.assert_allclose(gradient_KD.ravel(), expected, atol=1e-4)
     step_KD = np.random.default_rng(1).normal(size=gradient_KD.shape)
@@ -73,7 +73,7 @@ def test_derivatives_are_finite_differences(classes):
 def test_the_step_solves_the_quadratic_model(classes):
     z_ND, target_NK, weight_N = problem(0, classes=classes)
     logits = somewhere(0, 3, classes, alpha=0.3)
-    _, gradient_KD, pair_KKDD = derivatives(logits, as_columns(z_ND), target_NK, weight_N)
+    _, gradient_KD, pair_KKDD = derivatives(logits, as_they_are(z_ND), target_NK, weight_N)
     hessian = -pair_KKDD.transpose(0, 2, 1, 3).copy()
     for k in range(classes):
         hessian[k, :, k] = pair_KKDD[k].sum(axis=0) + np.diag(logits.ridge_D)
@@ -95,7 +95,7 @@ def test_a_matrix_that_rounding_made_indefinite_has_a_finite_step():
 @given(st.integers(0, 2**32 - 1), st.integers(2, 4), st.sampled_from([newton_step, conjugate_step]))
 def test_the_optimum_is_scipys(seed, classes, newton):
     z_ND, target_NK, weight_N = problem(seed, rows=30, classes=classes)
-    logits, z = uniform(classes, 3, 0.1), as_columns(z_ND)
+    logits, z = uniform(classes, 3, 0.1), as_they_are(z_ND)
     for _ in range(30):
         logits = logits.moved(newton(logits, z, target_NK, weight_N).step_KD)
     best = optimize.minimize(
@@ -108,9 +108,9 @@ def test_the_optimum_is_scipys(seed, classes, newton):
 def test_hard_targets_are_scikit_learns_logistic_regression():
     z_ND, target_NK, weight_N = problem(3)
     label_N = target_NK.argmax(axis=1)
-    ours = climb(uniform(3, 3, 0.5), z_ND, np.eye(3)[label_N], weight_N, steps=50)[0]
+    ours = climb(uniform(3, 3, 0.5), as_they_are(z_ND), np.eye(3)[label_N], weight_N, steps=50)[0]
     theirs = LogisticRegression(C=2.0, tol=1e-10, solver="newton-cholesky").fit(z_ND, label_N, weight_N)
-    np.testing.assert_allclose(np.exp(ours.log_proba(z_ND)), theirs.predict_proba(z_ND), atol=1e-4)
+    np.testing.assert_allclose(np.exp(ours.log_proba(as_they_are(z_ND))), theirs.predict_proba(z_ND), atol=1e-4)
 
 
 @settings(max_examples=60)
@@ -121,12 +121,12 @@ def test_hard_targets_are_scikit_learns_logistic_regression():
 def test_no_step_lowers_the_objective(seed, classes, features, alpha, sharp, large):
     z_ND, target_NK, weight_N = problem(seed, features=features, classes=classes, sharp=sharp)
     logits = somewhere(seed, features, classes, alpha)
-    reached = logits.objective(z_ND, target_NK, weight_N)
+    reached = logits.objective(as_they_are(z_ND), target_NK, weight_N)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(multinomial, "LARGE", 0 if large else 500)
         for _ in range(4):
-            logits = climb(logits, z_ND, target_NK, weight_N, steps=1)[0]
-            objective = logits.objective(z_ND, target_NK, weight_N)
+            logits = climb(logits, as_they_are(z_ND), target_NK, weight_N, steps=1)[0]
+            objective = logits.objective(as_they_are(z_ND), target_NK, weight_N)
             assert objective >= reached
             reached = objective
 
@@ -150,9 +150,9 @@ def test_hard_cases_stay_finite(case, alpha):
             weight_N = np.zeros(60)
         case "one row":
             weight_N = np.eye(60)[0]
-    logits = climb(uniform(3, 3, alpha), z_ND, target_NK, weight_N, steps=30)[0]
+    logits = climb(uniform(3, 3, alpha), as_they_are(z_ND), target_NK, weight_N, steps=30)[0]
     assert np.isfinite(logits.coef_KD).all()
-    assert np.isfinite(logits.log_proba(z_ND)).all()
+    assert np.isfinite(logits.log_proba(as_they_are(z_ND))).all()
 
 
 @pytest.mark.parametrize("newton", [newton_step, conjugate_step])
@@ -160,10 +160,10 @@ def test_hard_cases_stay_finite(case, alpha):
 def test_float32_and_sparse_steps_are_those_of_the_array(kind, newton):
     z_ND, target_NK, weight_N = problem(0)
     z_ND = np.round(z_ND)
-    columns = Columns(kind(z_ND), np.zeros(3), np.ones(3))
+    columns = as_they_are(kind(z_ND))
     for actual, expected in zip(
         newton(somewhere(0, 3, 3, 0.1), columns, target_NK, weight_N)[:3],
-        newton(somewhere(0, 3, 3, 0.1), as_columns(z_ND), target_NK, weight_N)[:3],
+        newton(somewhere(0, 3, 3, 0.1), as_they_are(z_ND), target_NK, weight_N)[:3],
         strict=True,
     ):
         np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-12)
@@ -173,8 +173,8 @@ def test_blocks_do_not_matter():
     z_ND, target_NK, weight_N = problem(0, rows=3000, features=20, classes=6)
     logits = somewhere(0, 20, 6, 0.1)
     z_ND[1500:] = weight_N[1500:] = 0
-    whole = derivatives(logits, as_columns(z_ND), target_NK, weight_N)
-    half = derivatives(logits, as_columns(z_ND[:1500]), target_NK[:1500], weight_N[:1500])
+    whole = derivatives(logits, as_they_are(z_ND), target_NK, weight_N)
+    half = derivatives(logits, as_they_are(z_ND[:1500]), target_NK[:1500], weight_N[:1500])
     for actual, expected in zip(whole, half, strict=True):
         np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-9)
 
@@ -183,7 +183,9 @@ def test_only_some_classes_renormalise():
     z_ND = problem(0)[0]
     logits = somewhere(0, 3, 4, 0.1)
     kept = logits.only(np.array([2, 0]))
-    np.testing.assert_allclose(kept.log_proba(z_ND), normalised(logits.log_proba(z_ND)[:, [2, 0]]))
+    np.testing.assert_allclose(
+        kept.log_proba(as_they_are(z_ND)), normalised(logits.log_proba(as_they_are(z_ND))[:, [2, 0]])
+    )
     np.testing.assert_allclose(kept.coef_KD.sum(axis=0), 0, atol=1e-12)
 
 
@@ -196,13 +198,15 @@ def test_online_steps_remember_rows_by_a_quadratic():
     z_ND, target_NK, weight_N = problem(0, rows=400)
     past_KKDD, logits = None, uniform(3, 3, 0.1)
     for rows in np.split(np.arange(400), 4):
-        logits, past_KKDD = online_step(logits, past_KKDD, 1.0, as_columns(z_ND[rows]), target_NK[rows], weight_N[rows])
-    whole = climb(uniform(3, 3, 0.1), z_ND, target_NK, weight_N, steps=20)[0]
+        logits, past_KKDD = online_step(
+            logits, past_KKDD, 1.0, as_they_are(z_ND[rows]), target_NK[rows], weight_N[rows]
+        )
+    whole = climb(uniform(3, 3, 0.1), as_they_are(z_ND), target_NK, weight_N, steps=20)[0]
     np.testing.assert_allclose(logits.coef_KD, whole.coef_KD, atol=0.1)
 
 
 def test_the_first_online_step_is_the_fit():
     z_ND, target_NK, weight_N = problem(0)
-    logits, _ = online_step(uniform(3, 3, 0.1), None, 1.0, as_columns(z_ND), target_NK, weight_N)
-    expected = climb(uniform(3, 3, 0.1), z_ND, target_NK, weight_N, steps=20)[0]
+    logits, _ = online_step(uniform(3, 3, 0.1), None, 1.0, as_they_are(z_ND), target_NK, weight_N)
+    expected = climb(uniform(3, 3, 0.1), as_they_are(z_ND), target_NK, weight_N, steps=20)[0]
     np.testing.assert_allclose(logits.coef_KD, expected.coef_KD, atol=1e-3)
