@@ -12,7 +12,8 @@ from sparsemix.classic.em.squarem import extrapolated
 
 LONGEST = 4.0
 """Bound of an extrapolation, in EM steps; halved after a fall, doubled again after a gain. Steps of length a carry
-rounding on a^2 times as large: with 16, a weight of 2 and a row given twice came apart by 1e-6 in 200 iterations."""
+rounding on a^2 times as large: with 64, a weight of 2 and a row given twice came apart by 8 times what scikit-learn's
+check forgives, and 16 saves 2% of the iterations of its tables and of laws that overlap."""
 
 
 def climb(state: State, views: Views, assign: Assign, enough: float) -> Iterator[State]:
@@ -20,7 +21,7 @@ def climb(state: State, views: Views, assign: Assign, enough: float) -> Iterator
 
     Only soft responsibilities are extrapolated: hard ones do not move by degrees. And only while gains fall: where they
     rise EM leaves a saddle, and long steps there make differences of a rounding, as between a weight of 2 and a row
-    given twice, into differences of the result.
+    given twice, into differences of the result. Nor where nothing is left to gain, and rounding would decide.
     """
     longest, reached = LONGEST, -np.inf
     while True:
@@ -32,7 +33,7 @@ def climb(state: State, views: Views, assign: Assign, enough: float) -> Iterator
         if max(left, two.objective - reached) <= enough:
             return
         trio, reached, state = (state, one, two), two.objective, two
-        if not isinstance(assign, Soft) or left == np.inf:
+        if not isinstance(assign, Soft) or not enough < left < np.inf:
             continue
         leap = _leap(trio, views, assign, longest)
         if leap.objective >= two.objective:

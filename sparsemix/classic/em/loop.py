@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import NamedTuple
 
+import numpy as np
+
 from sparsemix.classic.em.ascent import climb, wander
 from sparsemix.classic.em.assign import Assign, Soft
 from sparsemix.classic.em.mixture import Mixture, State, Views, e_step, iteration
@@ -88,21 +90,24 @@ def appended(run: Run, further: Run) -> Run:
 def _followed(first: State, views: Views, assign: Assign, stopping: Stopping, observe: Observe) -> Run:
     enough = stopping.tol * float(views.gate.weight_N.sum())
     if first.mixture.exact and assign.settles:
-        states = climb(first, views, assign, enough)
-    else:
-        states = wander(first, views, assign, enough, stopping.patience)
-    return _collected(first, states, stopping.max_iter, observe)
+        return _collected(first, climb(first, views, assign, enough), stopping.max_iter, observe, np.inf)
+    return _collected(first, wander(first, views, assign, enough, stopping.patience), stopping.max_iter, observe, 0.0)
 
 
-def _collected(first: State, states: Iterable[State], max_iter: int, observe: Observe) -> Run:
-    """At most `max_iter` iterations; they converged if they ended of themselves."""
+def _collected(first: State, states: Iterable[State], max_iter: int, observe: Observe, forgiven: float) -> Run:
+    """At most `max_iter` iterations; they converged if they ended of themselves.
+
+    Args:
+        forgiven: how far under the best an iteration may be and still replace it. Exact ones fall by rounding alone,
+            and at the maximum rounding must not choose between them: there the last is kept, whatever it is.
+    """
     best, at, path = first, 0, [first.objective]
     observe(1, first.objective)
     states = iter(states)
     for state in islice(states, max_iter - 1):
         path.append(state.objective)
         observe(len(path), state.objective)
-        if state.objective >= best.objective:
+        if state.objective >= best.objective - forgiven:
             best, at = state, len(path) - 1
     converged = len(path) < max_iter
     return Run(best.mixture, tuple(path), at, converged, best.responsibility_NE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sparsemix.classic import LinearExperts, LogisticExperts, SoftmaxGate
+from sparsemix.classic import LinearExperts, LogisticExperts, MoERegressor, SoftmaxGate
 from sparsemix.classic.em.assign import Hard, Soft
 from sparsemix.classic.em.loop import Run, Stopping
 from sparsemix.classic.fitting.mixtures import Plan, fit_mixture, resume, revived, started
@@ -101,3 +101,14 @@ def test_a_weight_is_a_repetition_and_order_is_nothing(make, assign):
     assert two.objective == pytest.approx(one.objective, abs=1e-6)
     np.testing.assert_allclose(two.mixture.experts.output(table.X), one.mixture.experts.output(table.X), atol=1e-5)
     np.testing.assert_allclose(two.mixture.gate.log_scores(table.X), one.mixture.gate.log_scores(table.X), atol=1e-4)
+
+
+def test_rounding_at_the_maximum_does_not_choose_the_iteration():
+    """Overlapping laws whose last gains are below rounding: which of those iterations is best would be chance."""
+    chance = np.random.RandomState(1026)
+    X, weight_N = chance.normal(size=(150, 3)), chance.randint(0, 4, size=150)
+    y = np.where(chance.rand(150) < 0.5, X[:, 0], 0.5 - X[:, 0]) + chance.normal(size=150)
+    again = chance.permutation(np.repeat(np.arange(150), weight_N))
+    weighted, repeated = MoERegressor().fit(X, y, weight_N), MoERegressor().fit(X[again], y[again])
+    np.testing.assert_allclose(weighted.predict(X), repeated.predict(X), rtol=1e-9, atol=1e-11)
+    np.testing.assert_allclose(weighted.gate(X), repeated.gate(X), rtol=1e-9, atol=1e-11)
