@@ -143,6 +143,7 @@ def test_remaining_gain_is_exact_for_geometric_gains(rate):
     assert remaining_gain(-1.0, -rate, -(rate**2)) == pytest.approx(rate**2)
     assert remaining_gain(0.0, 1.0, 3.0) == np.inf
     assert remaining_gain(0.0, 1.0, 1.0) == 0.0
+    assert remaining_gain(250.0, 250.0 + 3e-14, 250.0 + 1e-13) == 0.0
 
 
 @pytest.mark.parametrize("seed", range(3))
