@@ -40,6 +40,9 @@ class ClassExpert(NamedTuple):
         proba_NK[:, self.classifier.classes_] = seen_NK
         return (1 - self.num_classes * LEAST_PROBABILITY) * proba_NK + LEAST_PROBABILITY
 
+    def left_out(self, y: Array) -> None:
+        """Not known without further fits."""
+
     def settled(self, said: Array, y: Array, weight_N: Array, held_out: bool) -> ClassExpert:
         """Probabilities need no noise."""
         return self

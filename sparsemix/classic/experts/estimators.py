@@ -14,7 +14,7 @@ from sklearn.utils.parallel import Parallel, delayed
 
 from sparsemix.checks import check
 from sparsemix.classic.experts.classes import ClassExpert
-from sparsemix.classic.experts.holding_out import NEGLIGIBLE, Expert, HeldOut, fitted, refitted
+from sparsemix.classic.experts.holding_out import NEGLIGIBLE, Expert, Judged, fitted, refitted
 from sparsemix.classic.experts.moments import Scale
 from sparsemix.classic.experts.normal import NormalExpert
 from sparsemix.classic.parts import Array, Experts, Table
@@ -38,7 +38,8 @@ class EstimatorExperts(Experts):
     **Rows held out.** Trees, boosting and neighbours reproduce the rows they were fitted to: their residuals say
     nothing of the noise, and EM has no reason to give a row to another expert. With `cross_fit=5` residuals and the
     densities of the E step come from fits to the other folds, which stay the same for the whole fit. What is asked of
-    the fitted model later, of whatever rows, comes from the fits to all rows, with that noise.
+    the fitted model later, of whatever rows, comes from the fits to all rows, with that noise. Gaussian processes need
+    no folds: what the other rows say of each row follows from the fit, and is what residuals and densities are made of.
 
     **Seeds.** `random_state`s that are None become seeds, one set for each expert that all its M steps share, so that
     EM compares fits and not draws.
@@ -60,7 +61,7 @@ class EstimatorExperts(Experts):
     """
 
     experts_E_: Sequence[Expert]
-    held_out_: HeldOut | None = None
+    judged_: Judged | None = None
     """Of the last M step; no part of a copy or of a saved model."""
 
     def __init__(
@@ -91,7 +92,7 @@ class EstimatorExperts(Experts):
         return tags
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "held_out_"}
+        return {name: value for name, value in vars(self).items() if name != "judged_"}
 
     @property
     def takes_frames(self) -> bool:
@@ -159,8 +160,7 @@ class EstimatorExperts(Experts):
                 warnings.warn(message, FitFailedWarning, stacklevel=2)
         new = copy(self)
         new.experts_E_ = [outcome.expert for outcome in outcomes]
-        if self.cross_fit is not None:
-            new.held_out_ = HeldOut(table.y, np.stack([outcome.held_out_N for outcome in outcomes], axis=1))
+        new.judged_ = Judged(table.y, np.stack([outcome.log_density_N for outcome in outcomes], axis=1))
         return new
 
     def partially_updated(self, table: Table, weight_NE: Array, keep: float) -> Self:
@@ -180,8 +180,8 @@ class EstimatorExperts(Experts):
         return np.stack([expert.log_density(expert.said(X), y) for expert in self.experts_E_], axis=1)
 
     def training_log_density(self, table: Table) -> Array:
-        if self.held_out_ is not None and self.held_out_.are_of(table):
-            return self.held_out_.log_NE
+        if self.judged_ is not None and self.judged_.are_of(table):
+            return self.judged_.log_NE
         return super().training_log_density(table)
 
     def output(self, X: Any) -> Array:

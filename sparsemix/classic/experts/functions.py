@@ -33,6 +33,10 @@ class Function(Protocol):
         """That of the function, which can be broadcast to (N, O)."""
         ...
 
+    def left_out(self) -> tuple[Array, Array] | None:
+        """Residual and variance at each row of the fit, by the other rows; None: that would need further fits."""
+        ...
+
 
 class Regressor(NamedTuple):
     """A function that is known: whatever `predict` says."""
@@ -52,6 +56,9 @@ class Regressor(NamedTuple):
     def variance(self, X: Any) -> Array:
         """Zero, (1, 1)."""
         return np.zeros((1, 1))
+
+    def left_out(self) -> None:
+        """Not known."""
 
 
 def fit_functions(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.linalg import cho_solve
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.pipeline import Pipeline
 
@@ -38,14 +39,28 @@ class Process(NamedTuple):
         process = process_of(self.fitted)
         X = self.fitted[:-1].transform(X) if isinstance(self.fitted, Pipeline) else X
         mean_N, deviation_N = process.predict(X, return_std=True)
-        one_D = X[:1]
-        # Of the parts of a kernel only white noise tells a point from its equal, so this difference is the noise.
-        white = process.kernel_.diag(one_D)[0] - process.kernel_(one_D, one_D)[0, 0]
-        return mean_N[:, None], np.maximum(deviation_N**2 - white * self.unit**2, 0)[:, None]
+        return mean_N[:, None], np.maximum(deviation_N**2 - _white(process) * self.unit**2, 0)[:, None]
 
     def variance(self, X: Any) -> Array:
         """Of the function without noise, (N, 1)."""
         return self.mean_and_variance(X)[1]
+
+    def left_out(self) -> tuple[Array, Array]:
+        """By the other rows, at each row of the fit: K^-1 y / diag K^-1, and 1 / diag K^-1 less the noise; (N, 1) each.
+
+        Source: Rasmussen & Williams, "Gaussian processes for machine learning" (2006), section 5.4.2.
+        """
+        process = process_of(self.fitted)
+        precision_N = np.diag(cho_solve((process.L_, True), np.eye(len(process.L_))))
+        residual_N = process.alpha_.ravel() / precision_N
+        variance_N = 1 / precision_N - process.alpha - _white(process)
+        return self.unit * residual_N[:, None], self.unit**2 * np.maximum(variance_N, 0)[:, None]
+
+
+def _white(process: Any) -> float:
+    """The noise that the kernel states: of its parts only white noise tells a point from its equal."""
+    one_D = process.X_train_[:1]
+    return float(process.kernel_.diag(one_D)[0] - process.kernel_(one_D, one_D)[0, 0])
 
 
 def fit_process(

@@ -21,14 +21,14 @@ class Outcome(NamedTuple):
     """What came of the M step of one expert."""
 
     expert: Expert
-    held_out_N: Array | None = None
-    """Log density of all rows, each said by a fit that did not see it; None without folds."""
+    log_density_N: Array
+    """Of all rows, each said, where the expert can, by a fit that did not see it."""
     refusal: str = ""
     """Why the estimator could not be fitted to the rows; the expert is then what it was."""
 
 
-class HeldOut(NamedTuple):
-    """Densities of the rows of one table, of fits without them."""
+class Judged(NamedTuple):
+    """Densities of the rows of one table, as M steps found them."""
 
     y: Array
     """The targets of that table."""
@@ -40,24 +40,35 @@ class HeldOut(NamedTuple):
 
 
 def fitted(expert: Expert, table: Table, weight_N: Array, folds: int | None) -> Outcome:
-    """The expert fitted to its rows; its noise, and the log density of rows, from folds held out where there are any.
+    """The expert fitted to its rows; its noise and the log density of rows, which are held out where they can be.
 
-    Each row that the expert was fitted to is predicted by the fit of the other folds, and the rest by the fit of all.
+    With folds each row that the expert was fitted to is predicted by the fit of the other folds; without, by the other
+    rows where that needs no further fit, else by the fit itself. The rest are predicted by the fit of all.
     """
     kept_N = np.flatnonzero(weight_N > NEGLIGIBLE * table.weight_N)
     rows, weight_kept_N = table.rows(kept_N), weight_N[kept_N]
     new = expert.fitted(rows, weight_kept_N)
-    if folds is None:
-        return Outcome(new.settled(new.said(rows.X), rows.y, weight_kept_N, held_out=False))
     said = new.said(table.X)
-    fold_N = _folds(len(table.weight_N), folds, expert.seed)[kept_N]
+    if folds is None:
+        unseen = new.left_out(rows.y)
+    else:
+        unseen = _by_others(expert, rows, weight_kept_N, _folds(len(table.weight_N), folds, expert.seed)[kept_N])
+    if unseen is not None:
+        said[kept_N] = unseen
+    new = new.settled(said[kept_N], rows.y, weight_kept_N, held_out=unseen is not None)
+    return Outcome(new, new.log_density(said, table.y))
+
+
+def _by_others(expert: Expert, rows: Table, weight_N: Array, fold_N: Array) -> Array:
+    """What fits of the other folds say of each row."""
     present = np.unique(fold_N)
-    check(len(present) > 1, "cross_fit", "needs rows of two folds", f"{len(kept_N)} rows of one")
+    check(len(present) > 1, "cross_fit", "needs rows of two folds", f"{len(fold_N)} rows of one")
+    parts, order = [], []
     for fold in present:
         own, others = np.flatnonzero(fold_N == fold), np.flatnonzero(fold_N != fold)
-        said[kept_N[own]] = expert.fitted(rows.rows(others), weight_kept_N[others]).said(rows.rows(own).X)
-    new = new.settled(said[kept_N], rows.y, weight_kept_N, held_out=True)
-    return Outcome(new, new.log_density(said, table.y))
+        parts.append(expert.fitted(rows.rows(others), weight_N[others]).said(rows.rows(own).X))
+        order.append(own)
+    return np.concatenate(parts)[np.argsort(np.concatenate(order))]
 
 
 def _folds(num_rows: int, folds: int, seed: int) -> Array:
@@ -71,10 +82,9 @@ def refitted(expert: Expert, table: Table, weight_N: Array, folds: int | None) -
         try:
             return fitted(expert, table, weight_N, folds)
         except ValueError as error:
-            return _as_it_was(expert, table, folds, str(error))
-    return _as_it_was(expert, table, folds, "")
+            return _as_it_was(expert, table, str(error))
+    return _as_it_was(expert, table, "")
 
 
-def _as_it_was(expert: Expert, table: Table, folds: int | None, refusal: str) -> Outcome:
-    log_N = None if folds is None else expert.log_density(expert.said(table.X), table.y)
-    return Outcome(expert, log_N, refusal)
+def _as_it_was(expert: Expert, table: Table, refusal: str) -> Outcome:
+    return Outcome(expert, expert.log_density(expert.said(table.X), table.y), refusal)

@@ -38,6 +38,15 @@ class NormalExpert(NamedTuple):
         means, variances = zip(*(function.mean_and_variance(X) for function in self.functions), strict=True)
         return np.stack([np.hstack(means), np.hstack(variances)], axis=1)
 
+    def left_out(self, y_NM: Array) -> Array | None:
+        """The same of each row of the fit by the other rows; None: that would need further fits."""
+        pairs = [function.left_out() for function in self.functions]
+        known = [pair for pair in pairs if pair is not None]
+        if len(known) < len(pairs):
+            return None
+        residuals, variances = zip(*known, strict=True)
+        return np.stack([y_NM - np.hstack(residuals), np.hstack(variances)], axis=1)
+
     def settled(self, said: Array, y_NM: Array, weight_N: Array, held_out: bool) -> NormalExpert:
         """The noise learned from what the expert says of rows.
 

@@ -156,9 +156,9 @@ def test_what_was_held_out_is_no_part_of_copies():
     table, weight_NE = numbers()
     experts = fitted(Ridge(), table, weight_NE, cross_fit=3)
 
-    assert experts.held_out_.log_NE.shape == (80, 2)
-    assert experts.only(np.array([0])).held_out_ is None
-    assert pickle.loads(pickle.dumps(experts)).held_out_ is None
+    assert experts.judged_.log_NE.shape == (80, 2)
+    assert experts.only(np.array([0])).judged_ is None
+    assert pickle.loads(pickle.dumps(experts)).judged_ is None
     assert np.array_equal(pickle.loads(pickle.dumps(experts)).output(table.X), experts.output(table.X))
 
 

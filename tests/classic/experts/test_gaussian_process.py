@@ -53,6 +53,45 @@ def test_white_noise_is_no_part_of_the_variance_of_the_function(normalize_y):
     assert np.allclose(both[0], both[1])
 
 
+@pytest.mark.parametrize("white", [0.0, 0.1])
+def test_rows_are_left_out_as_by_fits_without_them(white):
+    X, y = waves(rows=15)
+    weight_N = np.linspace(0.2, 2, 15)
+    kernel = RBF(1.0) + WhiteKernel(white) if white else RBF(1.0)
+    template = GaussianProcessRegressor(kernel, alpha=0.2, optimizer=None)
+    residual_N, variance_N = (values[:, 0] for values in fit_process(template, X, y, weight_N, noise=0.2).left_out())
+
+    for row in range(15):
+        others = np.arange(15) != row
+        without = fit_process(template, X[others], y[others], weight_N[others], noise=0.2)
+        mean, variance = (values[0, 0] for values in without.mean_and_variance(X[[row]]))
+        assert np.isclose(residual_N[row], y[row] - mean)
+        assert np.isclose(variance_N[row], variance)
+
+
+def test_the_unit_of_targets_is_that_of_what_is_left_out():
+    X, y = waves(rows=15)
+    template = GaussianProcessRegressor(RBF(1.0), alpha=0.2, optimizer=None, normalize_y=True)
+    one, ten = (fit_process(template, X, scale * y, np.ones(15), noise=0.0).left_out() for scale in (1, 10))
+
+    assert np.allclose(ten[0], 10 * one[0])
+    assert np.allclose(ten[1], 100 * one[1])
+
+
+def test_a_process_gives_away_a_row_that_it_goes_through():
+    """The first row of another law: the process that has it hits it, but would not have without it."""
+    X = np.linspace(0, 1, 40)[:, None]
+    table = Table(X, np.where(X < 0.5, np.sin(12 * X), 3 + X), np.ones(40))
+    template = GaussianProcessRegressor(RBF(0.1), alpha=1e-6, optimizer=None, normalize_y=True)
+    share_N = np.where(X[:, 0] < 0.6, 0.95, 0.05)  # four rows too far
+    experts = EstimatorExperts(template, random_state=0).started(table, 2)
+    experts = experts.updated(table, np.column_stack([share_N, 1 - share_N]))
+    judged, sure = (log_NE[20] for log_NE in (experts.training_log_density(table), experts.log_density(X, table.y)))
+
+    assert judged[0] < judged[1]
+    assert sure[0] > sure[1]
+
+
 def test_the_noise_is_learned_and_doubt_widens_the_density():
     X, y = waves(rows=150)
     table = Table(X, y[:, None], np.ones(150))
