@@ -13,7 +13,7 @@ from sparsemix.classic.em.squarem import extrapolated
 LONGEST = 4.0
 """Bound of an extrapolation, in EM steps; halved after a fall, doubled again after a gain. Steps of length a carry
 rounding on a^2 times as large: with 64, a weight of 2 and a row given twice came apart by 8 times what scikit-learn's
-check forgives, and 16 saves 2% of the iterations of its tables and of laws that overlap."""
+check forgives; 16 saves 2% of the iterations of such tables, a quarter at most where laws overlap."""
 
 
 def climb(state: State, views: Views, assign: Assign, enough: float) -> Iterator[State]:
