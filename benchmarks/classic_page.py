@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import classic_pictures
+from filled import RESULTS, Result, claim_table, filled, shown, source, table
 from green import ROOT
-from report import circumstances, claims, measured, target, verdict
 
 from sparsemix.files import write_text
 
-RESULTS = ROOT / "benchmarks" / "results"
 TEXT = Path(__file__).with_suffix(".md")
-PLACE = re.compile(r"^<!-- (\w+) -->$", re.MULTILINE)
-Result = Mapping[str, Any]
 
 
 def main() -> None:
@@ -28,35 +22,21 @@ def main() -> None:
 
 def page(text: str, results: Path) -> str:
     """The text with tables in its places."""
-    return PLACE.sub(lambda place: "\n".join(section(place[1], results)), text)
+    return filled(text, lambda name: section(name, results))
 
 
 def section(name: str, results: Path) -> Iterator[str]:
     """What one part measured: its table, then its claims."""
-    path = results / f"classic_{name}.json"
-    if not path.is_file():
-        yield f"Not measured yet (`python benchmarks/classic.py {name}`)."
-        return
-    found = json.loads(path.read_text(encoding="utf-8"))
-    yield f"`benchmarks/classic.py {name}`, {circumstances(found)}."
-    yield ""
-    if name in TABLES:
-        yield from TABLES[name](found)
-        yield ""
-    yield from lines(("claim", "target", "measured", "holds"), [claim_row(one) for one in claims(found)])
+    command = f"benchmarks/classic.py {name}"
 
+    def lines(found: Result) -> Iterator[str]:
+        yield from source(command, found)
+        if name in TABLES:
+            yield from TABLES[name](found)
+            yield ""
+        yield from claim_table(found)
 
-def claim_row(one: Result) -> list[str]:
-    """A claim as a line of a table."""
-    return [one["claim"], target(one), measured(one), verdict(one)]
-
-
-def lines(head: tuple[str, ...], rows: list[list[str]]) -> Iterator[str]:
-    """A table in Markdown."""
-    yield f"| {' | '.join(head)} |"
-    yield "|---" * len(head) + "|"
-    for row in rows:
-        yield f"| {' | '.join(row)} |"
+    yield from shown(results / f"classic_{name}.json", f"python {command}", lines)
 
 
 def flexmix(found: Result) -> Iterator[str]:
@@ -67,7 +47,7 @@ def flexmix(found: Result) -> Iterator[str]:
         likelihoods = [f"{theirs[key]:.3f}" for key in ("their_log_likelihood", "our_log_likelihood")]
         rows.append([case["case"], str(case["rows"]), *likelihoods, str(theirs["components"]), str(ours["components"])])
     head = ("model", "rows", "log-likelihood, flexmix", "ours", "components by BIC, flexmix", "ours")
-    yield from lines(head, rows)
+    yield from table(head, rows)
 
 
 def surrogates(found: Result) -> Iterator[str]:
@@ -80,7 +60,7 @@ def surrogates(found: Result) -> Iterator[str]:
         least = min(value for value in medians if value is not None)
         cells = [cell(value, value == least, one["failed"][name]) for name, value in zip(names, medians, strict=True)]
         rows.append([f"{one['function']}, {one['columns']} x {one['points']}", *cells])
-    yield from lines(("function, columns x points", *names), rows)
+    yield from table(("function, columns x points", *names), rows)
 
 
 def cell(value: float | None, best: bool, failed: int) -> str:
@@ -100,7 +80,7 @@ def tables(found: Result) -> Iterator[str]:
             cells = [spread_of(model["mean"][place], model["deviation"][place], best) for model in models]
             regimes = " (regimes)" if problem["regimes"] else ""
             rows.append([f"{problem['problem']}{regimes}", measure, *cells])
-    yield from lines(("problem", "measure", *names), rows)
+    yield from table(("problem", "measure", *names), rows)
 
 
 def spread_of(mean: float, deviation: float, best: float) -> str:
@@ -127,7 +107,7 @@ def fit(found: Result) -> Iterator[str]:
             ]
         )
     seconds = ("seconds (iterations), ours", "flexmix", "log-likelihood, ours", "flexmix", "seconds, SMT")
-    yield from lines(("rows", *seconds, "error on other rows, ours", "SMT"), rows)
+    yield from table(("rows", *seconds, "error on other rows, ours", "SMT"), rows)
 
 
 TABLES = {"flexmix": flexmix, "surrogates": surrogates, "tables": tables, "fit": fit}

@@ -55,7 +55,7 @@ def test_surrogates(tmp_path):
     pytest.importorskip("egobox")
     found = run("surrogates", tmp_path)
     assert [len(one["errors"]["sparsemix"]) for one in found["functions"]] == [2]
-    assert [one["limit"] for one in found["claims"]] == ["at least 1"] * 3
+    assert [one["limit"] for one in found["claims"]] == ["at least 1"] * 5
 
 
 @pytest.mark.slow

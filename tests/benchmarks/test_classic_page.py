@@ -1,11 +1,15 @@
 """docs/classic.md is made of its text and of the results that there are."""
 
+import ast
 import importlib
 import json
+import re
 from pathlib import Path
 
 import pytest
-from benchmarks.test_interop_page import MEASURED_ON
+from benchmarks.measured import MEASURED_ON
+
+from sparsemix.classic import HierarchicalMoEClassifier, MoERegressor
 
 ROOT = Path(__file__).parents[2]
 
@@ -15,19 +19,23 @@ def made():
     return importlib.import_module("classic_page")
 
 
-def test_the_page_is_up_to_date(made):
-    text = made.TEXT.read_text(encoding="utf-8")
-    assert (ROOT / "docs" / "classic.md").read_text(encoding="utf-8") == made.page(text, made.RESULTS), "run: make docs"
-
-
 def test_pictures_of_the_page_are_there(made):
-    pictures = made.re.findall(r"\]\((images/.*?)\)", made.TEXT.read_text(encoding="utf-8"))
+    pictures = re.findall(r"\]\((images/.*?)\)", made.TEXT.read_text(encoding="utf-8"))
     assert len(pictures) == 3
     assert all((ROOT / "docs" / picture).is_file() for picture in pictures)
 
 
-def test_what_is_not_measured_says_how_to(made, tmp_path):
-    assert made.page("<!-- fit -->\n", tmp_path) == "Not measured yet (`python benchmarks/classic.py fit`).\n"
+@pytest.mark.parametrize("estimator", [MoERegressor(), HierarchicalMoEClassifier()])
+def test_every_parameter_is_explained_with_its_default(made, estimator):
+    rows = re.findall(r"^\| (`.*?) \| (.*?) \|", made.TEXT.read_text(encoding="utf-8"), re.MULTILINE)
+    said = {name: default for names, defaults in rows for name, default in pairs(names, defaults)}
+    for name, value in estimator.get_params(deep=False).items():
+        assert ast.literal_eval(said[name]) == value, name
+
+
+def pairs(names, defaults):
+    """Of `a`, `b` and `1`, `2`: a and 1, b and 2."""
+    return zip(re.findall(r"`(.+?)`", names), re.findall(r"`(.+?)`", defaults))
 
 
 def test_the_lowest_error_is_bold_and_failures_are_counted(made, tmp_path):

@@ -2,20 +2,10 @@
 
 import importlib
 import json
-from pathlib import Path
 
 import pytest
+from benchmarks.measured import MEASURED_ON
 
-ROOT = Path(__file__).parents[2]
-MEASURED_ON = {
-    "device": "cpu",
-    "cpu": "A CPU",
-    "threads": 1,
-    "dtype": "float32",
-    "versions": {"torch": "2"},
-    "commit": None,
-    "date": "2026-01-02T03:04:05",
-}
 EQUAL = {
     "family": "one",
     "experts": "OneExperts",
@@ -38,11 +28,6 @@ def made():
     return importlib.import_module("interop_page")
 
 
-def test_the_page_is_up_to_date(made):
-    text = made.TEXT.read_text(encoding="utf-8")
-    assert (ROOT / "docs" / "interop.md").read_text(encoding="utf-8") == made.page(text, made.RESULTS), "run: make docs"
-
-
 def test_families_that_are_not_equal_stand_out(made, tmp_path):
     failed = EQUAL | {"family": "two", "equal": False, "gradient_error": 0.5}
     absent = {"family": "three", "experts": "ThreeExperts", "equal": False, "reason": "ValueError: no config"}
@@ -55,10 +40,6 @@ def test_families_that_are_not_equal_stand_out(made, tmp_path):
         "| two | OneExperts | gated, transposed | 2 of 4 | 1.0e-07 | 5.0e-01 | NO |",
         "| three | ThreeExperts | ValueError: no config | | | | no |",
     ]
-
-
-def test_what_is_not_measured_says_how_to(made, tmp_path):
-    assert made.page("<!-- interop -->\n", tmp_path) == "Not measured yet (`benchmarks/interop.py`).\n"
 
 
 def test_a_family_that_is_slower_stands_out(made, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import copy
 
 import matplotlib as mpl
 import numpy as np
@@ -10,13 +11,19 @@ import pandas as pd
 import polars as pl
 import pytest
 from scipy import sparse
+from sklearn.compose import make_column_transformer
+from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import Ridge
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
 from sparsemix.classic import MoEClassifier, MoEDisplay, MoERegressor, plot_gate, plot_partition, plot_responsibilities
+from sparsemix.classic.display.asked import weights
 from sparsemix.classic.display.bands import plateau
-from sparsemix.classic.display.grid import stretches, swept
+from sparsemix.classic.display.grid import chosen, stretches, swept
 from sparsemix.classic.display.regions import deepest
 from sparsemix.classic.display.shares import own_first
 from sparsemix.classic.display.style import OKABE_ITO, expert_colours
@@ -76,6 +83,24 @@ def test_one_column_shows_what_each_expert_says(model: MoERegressor, X: np.ndarr
     said_EG = [np.array(lines.get_segments())[:, 0, 1] for lines in ax.collections[1:]]
     np.testing.assert_allclose(said_EG, model.experts_.output(grid)[:-1, :, 0].T)
     assert sorted(texts(ax)) == ["expert 0", "expert 1"]
+
+
+@pytest.mark.parametrize("pooling", ["soft", "hard", 2, "stacking"])
+def test_partitions_show_the_weights_that_predict(X: np.ndarray, y: np.ndarray, pooling) -> None:
+    model = MoERegressor(n_experts=3, max_iter=30, pooling=pooling).fit(X, y)
+    weight_NE = model.predict_dist(X).weight_NE
+    np.testing.assert_allclose(weights(model, X), weight_NE, rtol=1e-9, atol=1e-12)
+    points = plot_partition(model, X).collections[0]
+    np.testing.assert_allclose(points.get_facecolors()[:, :3], expert_colours(3)[weight_NE.argmax(axis=1)])
+    curve = plot_partition(model, X, features=0, grid_resolution=30).lines[0]
+    grid = np.column_stack([curve.get_xdata(), np.full((30, 2), np.median(X[:, 1:], axis=0))])
+    np.testing.assert_allclose(curve.get_ydata(), model.predict(grid))
+
+
+def test_weights_of_a_stack_need_one(model: MoERegressor, X: np.ndarray) -> None:
+    later = copy(model).set_params(pooling="stacking")
+    with pytest.raises(ValueError, match="pooling: must be set before fit to be 'stacking'"):
+        plot_partition(later, X)
 
 
 def test_experts_that_share_a_column_are_named_at_their_curves() -> None:
@@ -167,6 +192,38 @@ def test_pictures_of_frames(library: str, X: np.ndarray, y: np.ndarray) -> None:
     assert plot_gate(model, frame, features="depth", grid_resolution=5).get_xlabel() == "depth"
 
 
+@pytest.mark.parametrize("library", FRAMES)
+def test_columns_of_numbers_are_shown_by_default(library: str, X: np.ndarray, y: np.ndarray) -> None:
+    frame = FRAMES[library]({"width": X[:, 0], "town": ["a", "b", "c"] * 50, "depth": X[:, 2]})
+    experts = make_pipeline(make_column_transformer((OneHotEncoder(), ["town"]), remainder="passthrough"), Ridge())
+    model = MoERegressor(experts, max_iter=2, random_state=0).fit(frame, y)
+    ax = plot_partition(model, frame, grid_resolution=5)
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("width", "depth")
+    assert plot_gate(model, frame[["width", "town", "depth"]], grid_resolution=5).get_xlabel() == "width"
+    with pytest.raises(ValueError, match="features: must be columns of numbers, got town of"):
+        plot_gate(model, frame, features="town")
+    with pytest.raises(ValueError, match="features: must be columns of numbers, got an X without any"):
+        chosen(frame[["town"]], None, 2)
+
+
+def test_columns_may_be_given_in_any_way(X: np.ndarray) -> None:
+    assert chosen(X, None, 2) == (0, 1)
+    assert chosen(X[:, :1], None, 2) == (0,)
+    assert chosen(X, 2, 1) == (2,)
+    assert chosen(X, "x", 1) == ("x",)
+    assert chosen(X, np.array([2, 0]), 2) == (2, 0)
+
+
+@pytest.mark.parametrize("plot", [plot_partition, plot_gate, plot_responsibilities])
+def test_only_fitted_mixtures_have_pictures(plot, X: np.ndarray, y: np.ndarray) -> None:
+    line = r"\Aestimator: must be a mixture of experts, got Ridge; of a pipeline or a search, [^\n]*\Z"
+    rest = (X, y) if plot is plot_responsibilities else (X,)
+    with pytest.raises(ValueError, match=line):
+        plot(Ridge().fit(X, y), *rest)
+    with pytest.raises(NotFittedError):
+        plot(MoERegressor(), *rest)
+
+
 def test_grid_of_a_sparse_table_is_that_of_the_dense_one(X: np.ndarray) -> None:
     thin = np.where(X > 0.5, X, 0)
     dense, thinly = swept(thin, (2, 0), 6), swept(sparse.csr_matrix(thin), (2, 0), 6)
@@ -189,8 +246,8 @@ def test_grid_varies_the_first_column_fastest_and_keeps_the_kind_of_numbers() ->
     [
         ({"response": "gates"}, "response: must be one of partition, gate, responsibilities, got 'gates'"),
         ({"response": "responsibilities", "y": None}, "y: must be given for responsibilities"),
-        ({"features": (0, 1, 2)}, r"features: must be 1\.\.2 columns for the partition"),
-        ({"features": (0, 1), "response": "gate"}, r"features: must be 1\.\.1 columns for the gate"),
+        ({"features": (0, 1, 2)}, r"features: must be 1\.\.2 columns for this picture"),
+        ({"features": (0, 1), "response": "gate"}, r"features: must be 1\.\.1 columns for this picture"),
         ({"features": 3}, r"features: must be columns of X, 0\.\.2, got 3"),
     ],
 )

@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from sparsemix.classic import LinearExperts, SoftmaxGate
+from sparsemix.classic import ConstantGate, LinearExperts, SoftmaxGate
 from sparsemix.classic.em.assign import Soft
 from sparsemix.classic.em.loop import Stopping
 from sparsemix.classic.fitting.mixtures import Plan, fit_mixture
 from sparsemix.classic.parts import Table
-from sparsemix.classic.starts import STARTS, cells, kmeans, random, splits, starting
+from sparsemix.classic.starts import STARTS, cells, kmeans, random, splits, starting, trials
 from sparsemix.classic.starts.cuts import directions, edge
 from sparsemix.classic.starts.gains import best_splits, gains
 from sparsemix.classic.starts.moments import part
@@ -25,7 +25,7 @@ def chance(seed=0):
     return np.random.RandomState(seed)
 
 
-@pytest.mark.parametrize("start", [*STARTS.values(), cells])
+@pytest.mark.parametrize("start", [*STARTS.values(), cells, trials])
 @pytest.mark.parametrize("table", [regression(*pieces(0, 3)), classes(0, 200), classes(0, 200, 3)])
 @pytest.mark.parametrize("n_experts", [1, 2, 5])
 def test_shares_sum_to_one(start, table, n_experts):
@@ -58,7 +58,15 @@ def test_splits_depend_on_the_weighted_rows_alone(make):
     np.testing.assert_allclose(splits(repeated, 4, chance()), splits(weighted, 4, chance())[order_N], atol=1e-6)
 
 
-def test_a_column_given_twice_changes_nothing_that_is_found():
+@pytest.mark.parametrize("unit", [1e-3, 1e3])
+@pytest.mark.parametrize("make", [lambda: regression(*pieces(1, 4)), lambda: classes(1, 300, 3)])
+def test_the_unit_of_weights_does_not_change_splits(make, unit):
+    table = make()
+    scaled = table._replace(weight_N=table.weight_N * unit)
+    np.testing.assert_allclose(splits(scaled, 4, chance()), splits(table, 4, chance()), atol=1e-6)
+
+
+def test_the_order_of_columns_changes_nothing_that_is_found():
     X, y = pieces(2, 3)
     once = splits(regression(X, y), 3, chance())
     again = splits(regression(X[:, ::-1].copy(), y), 3, chance())
@@ -99,6 +107,23 @@ def test_of_many_rows_a_part_is_taken_by_what_they_hold():
     weighted = thinned(seen(regression(X, y, half_N)))
     repeated = thinned(seen(regression(X[order_N], y[order_N])))
     assert set(order_N[repeated]) == set(weighted[weighted < 25_000])
+
+
+@pytest.mark.parametrize("unit", [1e-3, 1e3])
+def test_the_unit_of_weights_does_not_change_which_rows_are_taken(unit):
+    random_state = chance(5)
+    X, y, weight_N = random_state.randn(40_000, 2), random_state.randn(40_000), random_state.uniform(1, 2, 40_000)
+    taken = thinned(seen(regression(X, y, weight_N)))
+    assert len(taken) == pytest.approx(ENOUGH, rel=0.05)
+    np.testing.assert_array_equal(thinned(seen(regression(X, y, weight_N * unit))), taken)
+
+
+def test_different_rows_are_counted_whatever_their_order_or_number():
+    """On a grid sums of values times square roots can agree; and a product of matrices rounds rows differently."""
+    grid = np.stack(np.meshgrid(*[np.arange(7.0)] * 4), axis=-1).reshape(-1, 4)
+    order_N = chance(8).permutation(np.repeat(np.arange(len(grid)), 3))
+    for rows in (grid, grid[order_N]):
+        assert seen(regression(rows[:, :3], rows[:, 3])).weight_N.sum() == pytest.approx(7**4)
 
 
 def test_of_few_different_rows_all_are_taken():
@@ -183,15 +208,38 @@ def test_gains_are_those_of_two_fits():
     assert gains(whole, cuts)[0] == pytest.approx(expected)
 
 
-def test_starting_repeats_what_is_drawn_and_adds_cells_to_what_is_not():
-    assert starting("splits", 3) == (splits, cells, cells)
+@pytest.mark.parametrize("rows", [300, 3000])
+def test_rows_without_weight_do_not_change_trials(rows):
+    X, y = two_laws(0, rows)
+    weight_N = np.where(np.arange(rows) % 3, 1.0, 0.0)
+    moved_N = np.where(weight_N > 0, y, 50 + y)
+    kept_N = np.flatnonzero(weight_N)
+    share_NE = trials(regression(X, moved_N, weight_N), 3, chance())[kept_N]
+    np.testing.assert_allclose(share_NE, trials(regression(X[kept_N], y[kept_N]), 3, chance()), atol=1e-9)
+
+
+def test_trials_begin_higher_than_random_responsibilities():
+    table = regression(*two_laws(0, 300))
+    one_step = Plan(LinearExperts(), ConstantGate(), (), Soft(), Stopping(1, 0.0))
+    tried, *drawn = [
+        fit_mixture(one_step._replace(starts=(start,)), table, 2, chance(seed)).objective
+        for seed, start in enumerate([trials, *[random] * 10])
+    ]
+    assert tried > max(drawn) + 30
+
+
+def test_starting_repeats_what_is_drawn_and_adds_two_kinds_of_draws_to_what_is_not():
+    assert starting("splits", 4) == (splits, trials, cells, trials)
     assert starting("kmeans", 2) == (kmeans, kmeans)
     assert starting("random", 1) == (random,)
 
 
 @pytest.mark.slow
 def test_splits_reach_the_best_of_many_random_starts():
-    """Of 20 tables with three to five regimes and two columns of noise, most: within 1% of the best of 30 draws."""
+    """Of 20 tables with three to five regimes and two columns of noise, most: within 1% of the best of 30 draws.
+
+    Comparing cuts longer wins two more of them and loses others elsewhere (docs/log.md), so the bound is what it is.
+    """
     reached = 0
     for seed in range(20):
         n_experts = 3 + seed % 3

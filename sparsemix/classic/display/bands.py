@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from sparsemix.classic.display.grid import Grid, stretches
-from sparsemix.classic.display.style import darker, expert_colours, label, lighter, note_others, quiet
+from sparsemix.classic.display.style import along, darker, expert_colours, label, lighter
+from sparsemix.classic.estimators.fitted import FittedMoE
 from sparsemix.classic.parts import Array
 
 
@@ -14,6 +15,11 @@ class Bands(NamedTuple):
 
     grid: Grid
     gate_GE: Array
+
+    @classmethod
+    def of(cls, estimator: FittedMoE, grid: Grid) -> Self:
+        """The gate itself, whatever `pooling` makes of it."""
+        return cls(grid, estimator.gate(grid.X))
 
     def draw(self, ax: Any) -> None:
         colour_E3 = expert_colours(self.gate_GE.shape[1])
@@ -27,9 +33,8 @@ class Bands(NamedTuple):
             height = self.gate_GE[middle, expert]
             if height > 0.12:
                 label(ax, x_G[middle], bottom_G[middle] + height / 2, f"expert {expert}", darker(colour))
-        ax.set(xlabel=self.grid.names[0], ylabel="p(expert | x)", xlim=(x_G[0], x_G[-1]), ylim=(0, 1))
-        note_others(ax, self.grid.alone)
-        quiet(ax)
+        ax.set(ylabel="p(expert | x)", xlim=(x_G[0], x_G[-1]), ylim=(0, 1))
+        along(ax, self.grid.names[0], self.grid.alone)
 
 
 def plateau(values_G: Array) -> int:

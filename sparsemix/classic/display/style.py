@@ -43,10 +43,12 @@ def quiet(ax: Any) -> None:
     ax.yaxis.label.set_color(INK)
 
 
-def note_others(ax: Any, alone: bool) -> None:
-    """Say where the columns stay that do not vary, where there are any."""
+def along(ax: Any, name: str, alone: bool) -> None:
+    """Axes over a column: its name, and where the other columns stay, if there are any."""
+    ax.set_xlabel(name)
     if not alone:
         ax.set_title("other columns at their medians", loc="right", fontsize="small", color=FAINT)
+    quiet(ax)
 
 
 def label(ax: Any, x: float, y: float, text: str, colour: Any, **kwargs: Any) -> None:

@@ -2,46 +2,36 @@
 
 from __future__ import annotations
 
-import sys
 from abc import abstractmethod
+from contextlib import suppress
 from copy import copy
 from typing import Any, Self
 
 import numpy as np
+from sklearn.base import clone
 from sklearn.utils import check_random_state
 
 from sparsemix.checks import check
 from sparsemix.classic.em.assign import Assign, Hard, Soft, Stochastic
 from sparsemix.classic.em.loop import Run, Stopping
+from sparsemix.classic.estimators.alike import alike
+from sparsemix.classic.estimators.arguments import Shared
 from sparsemix.classic.estimators.fitted import FittedMoE
 from sparsemix.classic.estimators.parameters import as_gate, check_among, check_tolerance, check_whole
 from sparsemix.classic.estimators.reading import Accepts, check_enough, read_both, read_weights
-from sparsemix.classic.experts.weighting import LARGEST_SEED, seeded
 from sparsemix.classic.fitting.folds import folds_of
 from sparsemix.classic.fitting.mixtures import Plan, resume, taken_over
 from sparsemix.classic.parts import Array, Experts, Gate, Table
 from sparsemix.classic.predictive.pooling import check_pooling
 from sparsemix.classic.predictive.stacking import Stack, fit_stack
 from sparsemix.classic.starts import STARTS, starting
+from sparsemix.classic.wrapping.seeding import LARGEST_SEED, seeded
 
 VARIANTS = ("soft", "hard", "stochastic")
 
 
-class BaseMoE(FittedMoE):
-    """A mixture fitted by EM; the parameters are arguments of its subclasses."""
-
-    expert: Any
-    gating: Any
-    em: str
-    start: str
-    n_init: int
-    max_iter: int
-    tol: float
-    cv: Any
-    warm_start: bool
-    n_jobs: int | None
-    random_state: Any
-    verbose: int
+class BaseMoE(Shared, FittedMoE):
+    """A mixture fitted by EM."""
 
     n_iter_: int
     """Iterations of the run of EM that was kept."""
@@ -49,8 +39,8 @@ class BaseMoE(FittedMoE):
     """Whether that run ended before `max_iter`."""
     objective_path_: Array
     """The objective after each of its iterations: log-likelihood less penalties, in nats."""
-    asked_: str
-    """The parts that the parameters of the fit asked for, with their own parameters."""
+    asked_: tuple[Any, Gate]
+    """Copies of the expert and the gate that the parameters of the fit asked for, not fitted."""
     seen_weight_: float
     """Weight of all rows that the mixture learned from."""
     held_weight_: float
@@ -114,14 +104,9 @@ class BaseMoE(FittedMoE):
         least, most = self._numbers()
         remedy = "fit with warm_start=False"
         check(least <= self.n_experts_ <= most, "n_experts", f"must stay {self.n_experts_} to go on", f"{most}", remedy)
-        if self.asked_ == self._asked():
-            self._keep(resume(plan, self.mixture_, table), table)
-        else:
-            check_enough(table, self.n_experts_)
-            self._keep(taken_over(plan, self.mixture_, table), table)
-
-    def _asked(self) -> str:
-        return " ".join(part.__repr__(N_CHAR_MAX=sys.maxsize) for part in (self._as_experts(0), self._as_gate()))
+        check_enough(table, self.n_experts_)
+        go_on = resume if alike(self.asked_, (self.expert, self._as_gate())) else taken_over
+        self._keep(go_on(plan, self.mixture_, table), table)
 
     def _check_parameters(self) -> None:
         check_among("em", self.em, VARIANTS)
@@ -155,7 +140,7 @@ class BaseMoE(FittedMoE):
 
     def _keep(self, run: Run, table: Table) -> None:
         self.experts_, self.gate_ = run.mixture
-        self.asked_ = self._asked()
+        self.asked_ = clone((self.expert, self._as_gate()), safe=False)
         self.n_experts_ = run.responsibility_NE.shape[1]
         self.n_iter_ = len(run.path)
         self.converged_ = run.converged
@@ -171,6 +156,7 @@ class BaseMoE(FittedMoE):
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
-        accepts = Accepts.of(self._as_experts(None), self._as_gate())
-        tags.input_tags.sparse, tags.input_tags.allow_nan = accepts.sparse, accepts.missing
+        with suppress(ValueError):  # wrong parts are for `fit` to refuse, not for who prints the estimator
+            accepts = Accepts.of(self._as_experts(None), self._as_gate())
+            tags.input_tags.sparse, tags.input_tags.allow_nan = accepts.sparse, accepts.missing
         return tags

@@ -1,12 +1,11 @@
-"""Mixtures whose experts stand side by side: their parameters, and the number of experts given or found."""
+"""Mixtures whose experts stand side by side: the number of experts given or found."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 
 from sparsemix.classic.em.loop import Run
+from sparsemix.classic.estimators.arguments import Flat
 from sparsemix.classic.estimators.base import BaseMoE
 from sparsemix.classic.estimators.parameters import check_among, check_range, check_whole
 from sparsemix.classic.fitting.mixtures import Plan, fit_mixture
@@ -14,46 +13,11 @@ from sparsemix.classic.fitting.selection import CRITERIA, choose
 from sparsemix.classic.parts import Array, Table
 
 
-class FlatMoE(BaseMoE):
+class FlatMoE(Flat, BaseMoE):
     """One gate over E experts."""
 
     selection_: dict[str, Array]
     """What was compared to choose the number of experts, columns of one length; only where it was chosen."""
-
-    def __init__(
-        self,
-        expert: Any = None,
-        *,
-        n_experts: int | str = 2,
-        n_experts_range: tuple[int, int] = (1, 8),
-        cv: Any = 5,
-        gating: Any = None,
-        em: str = "soft",
-        start: str = "splits",
-        n_init: int = 1,
-        max_iter: int = 200,
-        tol: float = 1e-6,
-        pooling: str | int = "soft",
-        warm_start: bool = False,
-        n_jobs: int | None = None,
-        random_state: Any = None,
-        verbose: int = 0,
-    ) -> None:
-        self.expert = expert
-        self.n_experts = n_experts
-        self.n_experts_range = n_experts_range
-        self.cv = cv
-        self.gating = gating
-        self.em = em
-        self.start = start
-        self.n_init = n_init
-        self.max_iter = max_iter
-        self.tol = tol
-        self.pooling = pooling
-        self.warm_start = warm_start
-        self.n_jobs = n_jobs
-        self.random_state = random_state
-        self.verbose = verbose
 
     def _numbers(self) -> tuple[int, int]:
         if isinstance(self.n_experts, str):

@@ -1,4 +1,4 @@
-"""Mixtures whose experts are the leaves of a tree of gates: their parameters, and what their nodes can be asked."""
+"""Mixtures whose experts are the leaves of a tree of gates, and what their nodes can be asked."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from sparsemix.classic.em.loop import Run
+from sparsemix.classic.estimators.arguments import Hierarchical
 from sparsemix.classic.estimators.base import BaseMoE
 from sparsemix.classic.fitting.mixtures import Plan, fit_mixture
 from sparsemix.classic.gates.tree import TreeGate, check_branching
@@ -17,7 +18,7 @@ from sparsemix.classic.starts import Start
 from sparsemix.classic.starts.seen import seen
 
 
-class HierarchicalMoE(BaseMoE):
+class HierarchicalMoE(Hierarchical, BaseMoE):
     """A tree of gates over prod(branching) experts.
 
     Source: Jordan & Jacobs, "Hierarchical mixtures of experts and the EM algorithm" (1994).
@@ -25,39 +26,6 @@ class HierarchicalMoE(BaseMoE):
 
     gate_: TreeGate
     """The fitted tree; `gate_.node_gates_` are its gates, level by level from the root."""
-
-    def __init__(
-        self,
-        expert: Any = None,
-        *,
-        branching: Sequence[int] = (2, 2),
-        cv: Any = 5,
-        gating: Any = None,
-        em: str = "soft",
-        start: str = "splits",
-        n_init: int = 1,
-        max_iter: int = 200,
-        tol: float = 1e-6,
-        pooling: str | int = "soft",
-        warm_start: bool = False,
-        n_jobs: int | None = None,
-        random_state: Any = None,
-        verbose: int = 0,
-    ) -> None:
-        self.expert = expert
-        self.branching = branching
-        self.cv = cv
-        self.gating = gating
-        self.em = em
-        self.start = start
-        self.n_init = n_init
-        self.max_iter = max_iter
-        self.tol = tol
-        self.pooling = pooling
-        self.warm_start = warm_start
-        self.n_jobs = n_jobs
-        self.random_state = random_state
-        self.verbose = verbose
 
     def _as_gate(self) -> TreeGate:
         return TreeGate(self.branching, None if self.gating is None else super()._as_gate())

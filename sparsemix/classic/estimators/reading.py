@@ -9,7 +9,7 @@ from sklearn.utils import check_array, check_consistent_length, get_tags
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from sparsemix.checks import check
-from sparsemix.classic.numeric.frames import is_frame
+from sparsemix.classic.numeric.frames import check_numbers, is_frame
 from sparsemix.classic.parts import Array, Experts, Gate, Table
 
 
@@ -42,6 +42,8 @@ def read_X(estimator: Any, X: Any, accepts: Accepts) -> Any:
     """X checked against what was fitted."""
     if accepts.frames and is_frame(X):
         return validate_data(estimator, X, reset=False, skip_check_array=True)
+    if is_frame(X):
+        check_numbers(X)
     return validate_data(estimator, X, reset=False, **accepts.params)
 
 
@@ -52,6 +54,8 @@ def read_both(estimator: Any, X: Any, y: Any, accepts: Accepts, *, reset: bool, 
         X, y = validate_data(estimator, X, y, reset=reset, skip_check_array=True)
         y = check_array(y, input_name="y", **y_params)
     else:
+        if is_frame(X):
+            check_numbers(X)
         separately: Any = (accepts.params, y_params)
         X, y = validate_data(estimator, X, y, reset=reset, validate_separately=separately)
     check_consistent_length(X, y)

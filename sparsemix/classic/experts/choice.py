@@ -7,9 +7,9 @@ from typing import Any
 from sparsemix.classic.experts.estimators import EstimatorExperts
 from sparsemix.classic.experts.linear import LinearExperts
 from sparsemix.classic.experts.logistic import LogisticExperts
-from sparsemix.classic.experts.requirements import estimators_of
-from sparsemix.classic.experts.weighting import fresh
 from sparsemix.classic.parts import Experts
+from sparsemix.classic.wrapping.requirements import estimators_of
+from sparsemix.classic.wrapping.seeding import fresh
 
 
 def as_experts(expert: Any, *, n_jobs: int | None, random_state: Any, classifier: bool) -> Experts:

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from sklearn.dummy import DummyClassifier
 
-from sparsemix.classic.experts.counting import count_parameters
-from sparsemix.classic.experts.weighting import fit_weighted, fresh, partial_fit_weighted
 from sparsemix.classic.parts import Array, Table
+from sparsemix.classic.wrapping.counting import count_parameters
+from sparsemix.classic.wrapping.seeding import fresh
+from sparsemix.classic.wrapping.weighting import fit_weighted, partial_fit_weighted
 
 LEAST_PROBABILITY = 1e-6
 """Of every class, so that no row is impossible: classifiers say 0 of classes and leaves that they have not seen."""
@@ -62,4 +63,4 @@ class ClassExpert(NamedTuple):
 
     @property
     def n_parameters(self) -> float:
-        return count_parameters(self.classifier)
+        return count_parameters(self.classifier, "expert")

@@ -17,9 +17,9 @@ from sparsemix.classic.experts.classes import ClassExpert
 from sparsemix.classic.experts.holding_out import NEGLIGIBLE, Expert, HeldOut, fitted, refitted
 from sparsemix.classic.experts.moments import Scale
 from sparsemix.classic.experts.normal import NormalExpert
-from sparsemix.classic.experts.requirements import check_kind, estimators_of
-from sparsemix.classic.experts.weighting import LARGEST_SEED, seeded
 from sparsemix.classic.parts import Array, Experts, Table
+from sparsemix.classic.wrapping.requirements import check_classifier, check_regressor, estimators_of
+from sparsemix.classic.wrapping.seeding import LARGEST_SEED, seeded
 
 
 class EstimatorExperts(Experts):
@@ -30,8 +30,8 @@ class EstimatorExperts(Experts):
     class it says that class. No class is less probable than 1e-6.
 
     **Weights.** Each M step fits a clone to the rows of which the expert has a share of at least 1e-3, with
-    `sample_weight` (`step__sample_weight` to the last step of a pipeline; under metadata routing, where it is asked
-    for). An estimator that takes no weights, such as nearest neighbours, is fitted to rows drawn by systematic
+    `sample_weight` (`step__sample_weight` to the last step of a pipeline; under metadata routing, unless it was told to
+    go without). An estimator that takes no weights, such as nearest neighbours, is fitted to rows drawn by systematic
     sampling: a row of weight 1 once, of weight 2 twice, of weight 0.3 with probability 0.3. To a Gaussian process a
     weight h is noise divided by h, and where it is not sure of its function the density widens.
 
@@ -141,8 +141,9 @@ class EstimatorExperts(Experts):
         folds = self.cross_fit
         check(folds is None or folds >= 2, "cross_fit", "must be None or at least 2", folds)
         check(self.variance_floor > 0, "variance_floor", "must be positive", self.variance_floor)
+        check_kind = check_regressor if table.num_classes is None else check_classifier
         for estimator in self._estimators:
-            check_kind(estimator, table.num_classes)
+            check_kind(estimator, "expert")
 
     def _parallel(self, function: Any, experts: Sequence[Expert], table: Table, weights: Any) -> list[Any]:
         jobs = zip(experts, weights, strict=True)

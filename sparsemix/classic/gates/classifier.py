@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 from copy import copy, deepcopy
-from typing import Any, Self, cast
+from typing import Any, NamedTuple, Self
 
 import numpy as np
-from sklearn.base import clone
-from sklearn.pipeline import Pipeline
 from sklearn.utils import Tags, _safe_indexing, get_tags
-from sklearn.utils.validation import _num_samples, has_fit_parameter
+from sklearn.utils.validation import _num_samples
 
 from sparsemix.checks import check
-from sparsemix.classic.numeric.coefficients import count_coefficients
 from sparsemix.classic.parts import Array, Gate, Table
+from sparsemix.classic.wrapping.counting import count_parameters
+from sparsemix.classic.wrapping.requirements import check_classifier
+from sparsemix.classic.wrapping.seeding import fresh
+from sparsemix.classic.wrapping.weighting import systematic, weight_argument
 
 LEAST = 1e-3
 """Labels of less than this share of a row's largest are not fitted."""
+SEED = 0
+"""Of the rows drawn for classifiers without weights: one for all M steps, so that EM compares fits and not draws."""
 
 
 class ClassifierGate(Gate):
-    """p(e | x) by a classifier that is fitted anew in each M step, each row once for each expert with its
-    responsibility as weight; a classifier without `sample_weight` gets each row once, labelled by its most responsible
-    expert, and rows of weight 0 not at all.
+    """p(e | x) by a classifier that is fitted anew in each M step.
+
+    It gets each row once for each expert, with the expert's responsibility as weight, by `sample_weight` (of a
+    pipeline, that of its last step; under metadata routing, unless it was told to go without). A classifier that takes
+    no weights, such as nearest neighbours, gets each row with the label of its most responsible expert, as often as
+    the row's weight says: a row of weight 2 twice, of weight 0.3 with probability 0.3, of weight 0 never.
 
     The M step need not raise anything, so EM keeps the best iterate. A classifier that learns its rows by heart agrees
     with any responsibilities: limit it, such as by `min_samples_leaf`.
@@ -44,13 +50,13 @@ class ClassifierGate(Gate):
         self.smoothing = smoothing
 
     def __sklearn_tags__(self) -> Tags:
+        check_classifier(self.estimator, "estimator")
         tags = super().__sklearn_tags__()
         tags.input_tags = get_tags(self.estimator).input_tags
         return tags
 
     def started(self, table: Table, n_experts: int) -> Self:
-        seen, remedy = f"{self.estimator!r} without it", "wrap it in CalibratedClassifierCV"
-        check(hasattr(self.estimator, "predict_proba"), "estimator", "must have predict_proba", seen, remedy)
+        check_classifier(self.estimator, "estimator")
         check(0 < self.smoothing < 1, "smoothing", "must be in (0, 1)", self.smoothing)
         new = copy(self)
         new.classifier_, new.labels_, new.experts_E_ = None, np.arange(0), np.arange(n_experts)
@@ -61,38 +67,35 @@ class ClassifierGate(Gate):
         return False
 
     def updated(self, table: Table, responsibility_NE: Array) -> Self:
+        lesson = _lesson(table.weight_N, responsibility_NE, weight_argument(self.estimator, "fit"))
         new = copy(self)
-        row_R, label_R, weight_R = self._labelled(table, responsibility_NE)
-        new.experts_E_, new.labels_ = np.arange(responsibility_NE.shape[1]), np.unique(label_R)
+        new.experts_E_, new.labels_ = np.arange(responsibility_NE.shape[1]), np.unique(lesson.label_R)
         new.classifier_ = None
         if len(new.labels_) > 1:
-            classifier = cast(Any, clone(self.estimator))
-            weights = dict.fromkeys(weight_names(classifier), weight_R)
-            new.classifier_ = classifier.fit(_safe_indexing(table.X, row_R), label_R, **weights)
+            X = _safe_indexing(table.X, lesson.row_R)
+            new.classifier_ = fresh(self.estimator).fit(X, lesson.label_R, **lesson.weights)
         return new
-
-    def _labelled(self, table: Table, responsibility_NE: Array) -> tuple[Array, Array, Array]:
-        """Rows, labels and weights to fit."""
-        weight_NE = table.weight_N[:, None] * responsibility_NE
-        most_N1 = responsibility_NE.max(axis=1, keepdims=True)
-        taken_NE = (weight_NE > 0) & (responsibility_NE >= LEAST * most_N1)
-        if not weight_names(self.estimator):
-            taken_NE &= np.arange(weight_NE.shape[1]) == responsibility_NE.argmax(axis=1)[:, None]
-        row_R, label_R = np.nonzero(taken_NE)
-        return row_R, label_R, weight_NE[taken_NE]
 
     @property
     def online(self) -> bool:
         return hasattr(self.estimator, "partial_fit")
 
     def partially_updated(self, table: Table, responsibility_NE: Array, keep: float) -> Self:
-        """The classifier's own `partial_fit`, which forgets as it does: `keep` does not reach it."""
+        """The classifier's own `partial_fit`, which forgets as it does: `keep` does not reach it.
+
+        Where rows have come to an expert that the fit did not see, the classifier is taught anew: none learns a class
+        later.
+        """
+        lesson = _lesson(table.weight_N, responsibility_NE, weight_argument(self.estimator, "partial_fit"))
         new = copy(self)
-        row_R, label_R, weight_R = self._labelled(table, responsibility_NE)
-        new.labels_ = new.experts_E_ = np.arange(responsibility_NE.shape[1])
-        new.classifier_ = clone(self.estimator) if self.classifier_ is None else deepcopy(self.classifier_)
-        weights = {"sample_weight": weight_R} if has_fit_parameter(self.estimator, "sample_weight") else {}
-        new.classifier_.partial_fit(_safe_indexing(table.X, row_R), label_R, classes=new.labels_, **weights)
+        label_R = self.experts_E_[lesson.label_R]
+        if self.classifier_ is not None and np.isin(label_R, self.labels_).all():
+            new.classifier_ = deepcopy(self.classifier_)
+        else:
+            label_R, new.classifier_ = lesson.label_R, fresh(self.estimator)
+            new.labels_ = new.experts_E_ = np.arange(responsibility_NE.shape[1])
+        X = _safe_indexing(table.X, lesson.row_R)
+        new.classifier_.partial_fit(X, label_R, classes=new.labels_, **lesson.weights)
         return new
 
     def log_scores(self, X: Any) -> Array:
@@ -111,17 +114,10 @@ class ClassifierGate(Gate):
 
     @property
     def n_parameters(self) -> float:
-        """Free coefficients and intercepts of the classifier, those of the last step of a pipeline.
-
-        Raises:
-            ValueError: it has none.
-        """
+        """Those of the classifier, `count_parameters`."""
         if self.classifier_ is None:
             return len(self.experts_E_) - 1
-        last: Any = self.classifier_[-1] if isinstance(self.classifier_, Pipeline) else self.classifier_
-        seen, remedy = f"{last!r}", "choose by 'cv'"
-        check(hasattr(last, "coef_"), "gating", "must have coef_ for its parameters to be counted", seen, remedy)
-        return count_coefficients(last)
+        return count_parameters(self.classifier_, "gating")
 
     def only(self, keep_E: Array) -> Self:
         new = copy(self)
@@ -129,9 +125,21 @@ class ClassifierGate(Gate):
         return new
 
 
-def weight_names(estimator: Any) -> list[str]:
-    """What `fit` calls its sample weights: one name, or none."""
-    if isinstance(estimator, Pipeline):
-        name, last = estimator.steps[-1]
-        return [f"{name}__{inner}" for inner in weight_names(last)]
-    return ["sample_weight"] if has_fit_parameter(estimator, "sample_weight") else []
+class Lesson(NamedTuple):
+    """What a classifier is fitted to."""
+
+    row_R: Array
+    label_R: Array
+    weights: dict[str, Array]
+    """Arguments of its fit."""
+
+
+def _lesson(weight_N: Array, responsibility_NE: Array, argument: str | None) -> Lesson:
+    """Soft labels where an argument takes weights, otherwise hard ones."""
+    if argument is None:
+        row_R = systematic(weight_N, SEED)
+        return Lesson(row_R, responsibility_NE[row_R].argmax(axis=1), {})
+    weight_NE = weight_N[:, None] * responsibility_NE
+    taken_NE = (weight_NE > 0) & (responsibility_NE >= LEAST * responsibility_NE.max(axis=1, keepdims=True))
+    row_R, label_R = np.nonzero(taken_NE)
+    return Lesson(row_R, label_R, {argument: weight_NE[taken_NE]})

@@ -26,6 +26,26 @@ def is_frame(X: Any) -> bool:
     return hasattr(X, "columns") and hasattr(X, "dtypes")
 
 
+def check_numbers(frame: Any) -> None:
+    """Raise `ValueError` naming the first column that cannot be read as numbers."""
+    rule = "must hold numbers for these experts"
+    remedy = 'pass an expert that takes frames, such as a pipeline with OneHotEncoder(handle_unknown="ignore")'
+    for name, dtype in zip(frame.columns, frame.dtypes, strict=True):
+        readable = _is_numeric(name, dtype) or _reads_as_numbers(np.asarray(frame[name]))
+        check(readable, "X", rule, f"column {name!r} of {dtype}", remedy)
+
+
+def _reads_as_numbers(value_N: Array) -> bool:
+    """Whether scikit-learn can take a column: numbers as objects, categories that are numbers."""
+    if value_N.dtype.kind not in "OSUT":
+        return True
+    try:
+        value_N.astype(np.float64)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
 def encoding_of(frame: Any) -> Encoding:
     """How to encode this frame and others with the same columns."""
     numeric = tuple(name for name in frame.columns if _is_numeric(name, frame[name].dtype))

@@ -13,7 +13,7 @@ from sparsemix.checks import check
 from sparsemix.classic.em.mixture import Mixture, mixed
 from sparsemix.classic.numeric.blocks import in_blocks
 from sparsemix.classic.numeric.multinomial import normalised
-from sparsemix.classic.parts import Array
+from sparsemix.classic.parts import Array, Experts
 from sparsemix.classic.predictive.density import NormalMixture
 from sparsemix.classic.predictive.stacking import Stack
 
@@ -109,7 +109,12 @@ def pooled_density(mixture: Mixture, X: Any, pooling: Pooling, output_shape: tup
         output_shape: of a target, (M,), or () for one output without an axis.
     """
     gate_NE = in_blocks(lambda rows: pooled_gate(mixture.gate.log_scores(rows), pooling), X)
-    mean_NEM = in_blocks(mixture.experts.output, X)
+    moments_N2EM = in_blocks(lambda rows: _moments(mixture.experts, rows), X)
     shape = (*gate_NE.shape, *output_shape)
-    variance_NEM = np.broadcast_to(mixture.experts.variance(X), mean_NEM.shape)
-    return NormalMixture(gate_NE, mean_NEM.reshape(shape), variance_NEM.reshape(shape))
+    return NormalMixture(gate_NE, moments_N2EM[:, 0].reshape(shape), moments_N2EM[:, 1].reshape(shape))
+
+
+def _moments(experts: Experts, X: Any) -> Array:
+    """Mean and variance of each expert, (N, 2, E, M)."""
+    mean_NEM = experts.output(X)
+    return np.stack([mean_NEM, np.broadcast_to(experts.variance(X), mean_NEM.shape)], axis=1)

@@ -44,7 +44,9 @@ def fit_stack(mixture: Mixture, table: Table, responsibility_NE: Array, splits: 
     """The stack with the highest log-likelihood of rows that were held out.
 
     Costs one M step a split: each fits experts and gate to the responsibilities that EM ended with, so that experts
-    keep their numbers and regions. Rows of all splits together should be the table, each once.
+    keep their numbers and regions. The step of a gate that needs several leads from the maximum for all rows to that
+    for the rows of the split, which is near: what one Newton step leaves out is of second order in the rows held out.
+    Rows of all splits together should be the table, each once.
 
     Source: Yao, Vehtari, Simpson & Gelman, "Using stacking to average Bayesian predictive distributions" (2018);
         weights that depend on x: Yao, Pirs, Vehtari & Gelman, "Bayesian hierarchical stacking" (2022).

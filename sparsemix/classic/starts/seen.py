@@ -15,7 +15,7 @@ from sparsemix.classic.parts import Array, Table
 MOST = 48
 """Columns that a start looks at; of more, those that go with the targets most."""
 ENOUGH = 20_000.0
-"""Weight of the rows that a start needs to grow a mixture; the rest only follow it."""
+"""Different rows that a start needs to grow a mixture; the rest only follow it."""
 HASH = 1e4
 TOLERATED = 0.1
 """Of the means of standardised columns and of the weight; of rows taken at random it would be 14 standard errors."""
@@ -31,6 +31,7 @@ class Seen(NamedTuple):
     t_NM: Array
     """Standardised targets; of K classes, the indicators of all but the last."""
     weight_N: Array
+    """Scaled to the number of different rows in all, which neither the unit of weights nor rows given twice change."""
     classes: bool
 
     def only(self, chosen_N: Array) -> Seen:
@@ -45,22 +46,24 @@ def seen(table: Table) -> Seen:
     columns = Design().fitted(table.X, table.weight_N).columns(table.X)
     if columns.shape[1] > MOST:
         columns = _only(columns, _telling(columns, t_NM, table.weight_N))
-    return Seen(_dense(columns), t_NM, table.weight_N, table.num_classes is not None)
+    z_ND = _dense(columns)
+    different = len(np.unique(_places(z_ND, t_NM)[table.weight_N > 0]))
+    weight_N = table.weight_N * (different / table.weight_N.sum())
+    return Seen(z_ND, t_NM, weight_N, table.num_classes is not None)
 
 
 def thinned(rows: Seen) -> Array:
     """Indexes of rows of about `ENOUGH` weight in all, or of all rows where they weigh less.
 
-    Rows are taken by a hash of what they hold, the fractional part of a large multiple of irrational shares of their
-    columns and targets: not by their place, and rows that are equal together. Where few different rows weigh much, so
-    that what is taken has not the means of all, all are taken.
+    Rows are taken by a hash of what they hold, the fractional part of a large multiple of their place: not by their
+    order, and rows that are equal together. Where few of them weigh much, so that what is taken has not the means of
+    all, all are taken.
     """
     total = rows.weight_N.sum()
     if total <= ENOUGH:
         return np.arange(len(rows.weight_N))
     values_NV = np.column_stack([rows.z_ND, rows.t_NM])
-    place_N = values_NV @ np.sqrt(np.arange(2, 2 + values_NV.shape[1]))
-    taken_N = np.flatnonzero(HASH * place_N % 1.0 < ENOUGH / total)
+    taken_N = np.flatnonzero(HASH * _places(rows.z_ND, rows.t_NM) % 1.0 < ENOUGH / total)
     missed_V = rows.weight_N[taken_N] @ values_NV[taken_N] / ENOUGH
     missed = max(np.abs(missed_V).max(), abs(rows.weight_N[taken_N].sum() / ENOUGH - 1))
     return taken_N if missed < TOLERATED else np.arange(len(rows.weight_N))
@@ -69,6 +72,18 @@ def thinned(rows: Seen) -> Array:
 def blocks(num_rows: int) -> Iterator[slice]:
     """All rows, some at a time."""
     return (slice(first, first + BLOCK) for first in range(0, num_rows, BLOCK))
+
+
+def _places(z_ND: Array, t_NM: Array) -> Array:
+    """One number for each row that only equal rows share: its values times exp(1), exp(1/2), exp(1/3), ...
+
+    Exponentials of different algebraic numbers are linearly independent over these (Lindemann and Weierstrass), and
+    values of tables are algebraic. Added up one by one, since the rounding of a product of matrices depends on the row.
+    """
+    place_N = np.zeros(len(z_ND))
+    for number, value_N in enumerate((*z_ND.T, *t_NM.T), start=1):
+        place_N += value_N * np.exp(1 / number)
+    return place_N
 
 
 def _dense(columns: Columns) -> Array:

@@ -6,13 +6,12 @@ import numpy as np
 
 from sparsemix.classic.em.assign import Soft
 from sparsemix.classic.em.loop import Run, Stopping, run_em
-from sparsemix.classic.em.mixture import Mixture
-from sparsemix.classic.experts import LinearExperts, LogisticExperts
 from sparsemix.classic.gates import SoftmaxGate
 from sparsemix.classic.numeric.threads import one_thread
 from sparsemix.classic.parts import Array, Table
 from sparsemix.classic.starts.gains import Split, best_splits, first_best
 from sparsemix.classic.starts.seen import Seen, seen, thinned
+from sparsemix.classic.starts.trials import learned, linear_mixture
 
 GLANCE = 2
 """Iterations of EM that compare the best cuts."""
@@ -38,23 +37,23 @@ def grown(table: Table, share_NE: Array, n_experts: int) -> Array:
     if share_NE.shape[1] == n_experts:
         return share_NE
     rows = seen(table)
-    learned = Table(rows.z_ND, rows.t_NM if table.num_classes is None else table.y, table.weight_N, table.num_classes)
+    whole = learned(rows, table)
     few_N = thinned(rows)
-    few_rows, few_learned, few_NE = rows.only(few_N), learned.rows(few_N), share_NE[few_N]
+    few_rows, few_learned, few_NE = rows.only(few_N), whole.rows(few_N), share_NE[few_N]
     while True:
         run = _with_one_more(few_rows, few_learned, few_NE)
         few_NE = run.responsibility_NE
         if few_NE.shape[1] == n_experts:
-            return Soft()(run.mixture.log_joint(learned.X, learned.y)).responsibility_NE
+            return Soft()(run.mixture.log_joint(whole.X, whole.y)).responsibility_NE
 
 
-def _with_one_more(rows: Seen, learned: Table, share_NE: Array) -> Run:
+def _with_one_more(rows: Seen, table: Table, share_NE: Array) -> Run:
     """One more expert: of the best cuts, the one that a few iterations of EM raise higher."""
-    started = _started(learned, share_NE.shape[1] + 1)
+    started = linear_mixture(table, share_NE.shape[1] + 1, SoftmaxGate(alpha=1e-2, steps=1))
     proposals = [_cut(share_NE, at, split) for at, split in _proposals(rows, share_NE)]
-    glances = [run_em(started, learned, proposal_NE, Soft(), Stopping(GLANCE, 0.0)) for proposal_NE in proposals]
+    glances = [run_em(started, table, proposal_NE, Soft(), Stopping(GLANCE, 0.0)) for proposal_NE in proposals]
     best = glances[first_best(np.array([run.objective for run in glances]), rows.weight_N.sum())]
-    return run_em(best.mixture, learned, best.responsibility_NE, Soft(), Stopping(POLISH, 0.0))
+    return run_em(best.mixture, table, best.responsibility_NE, Soft(), Stopping(POLISH, 0.0))
 
 
 def _proposals(rows: Seen, share_NE: Array) -> list[tuple[int, Split]]:
@@ -78,9 +77,3 @@ def _first(gain_E: Array, total: float, number: int) -> list[int]:
 
 def _cut(share_NE: Array, at: int, split: Split) -> Array:
     return np.column_stack([share_NE[:, :at], split.lower_N, split.upper_N, share_NE[:, at + 1 :]])
-
-
-def _started(learned: Table, n_experts: int) -> Mixture:
-    experts = LinearExperts(variance_floor=1e-3) if learned.num_classes is None else LogisticExperts()
-    gate = SoftmaxGate(alpha=1e-2, steps=1)
-    return Mixture(experts.started(learned, n_experts), gate.started(learned, n_experts))

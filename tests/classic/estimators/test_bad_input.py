@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn.base import is_regressor
 from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.tree import DecisionTreeRegressor
 
-from sparsemix.classic import MoEClassifier, MoERegressor
+from sparsemix.classic import HierarchicalMoEClassifier, HierarchicalMoERegressor, MoEClassifier, MoERegressor
+from sparsemix.classic.experts import LinearExperts, LogisticExperts
 from tests.classic.tables import classes, regimes
 
 X, Y = regimes(40)
@@ -43,6 +46,36 @@ def raises(match: str):
 def test_parameters_are_checked(parameters, match):
     with raises(match):
         MoERegressor(**parameters).fit(X, Y)
+
+
+@pytest.mark.parametrize(
+    ("model", "match"),
+    [
+        (MoERegressor(LogisticExperts()), "expert: must predict numbers, got LogisticExperts; use LinearExperts"),
+        (MoEClassifier(LinearExperts()), "expert: must predict classes, got LinearExperts; use LogisticExperts"),
+        (MoERegressor(LogisticRegression()), "expert: must be a regressor, got LogisticRegression"),
+        (MoEClassifier(Ridge()), "expert: must be a classifier, got Ridge"),
+        (MoEClassifier([LogisticRegression(), Ridge()]), "expert: must be a classifier, got Ridge"),
+        (MoERegressor(MoEClassifier()), "expert: must be a regressor, got MoEClassifier"),
+        (HierarchicalMoERegressor(LogisticExperts()), "expert: must predict numbers, got LogisticExperts"),
+        (HierarchicalMoEClassifier(Ridge(), branching=(2,)), "expert: must be a classifier, got Ridge"),
+        (MoERegressor(LogisticExperts(), n_experts="bic"), "expert: must predict numbers, got LogisticExperts"),
+    ],
+    ids=str,
+)
+def test_experts_of_the_other_kind_of_target(model, match):
+    with raises(match):
+        model.fit(X, Y if is_regressor(model) else LABELS)
+
+
+@pytest.mark.parametrize("name", ["expert", "gating"])
+def test_wrong_parts_can_be_looked_at_before_the_fit_refuses_them(name):
+    model = MoERegressor(**{name: "ridge"})
+    assert repr(model) == f"MoERegressor({name}='ridge')"
+    assert "MoERegressor" in model._repr_html_()
+    assert not hasattr(model, "partial_fit")
+    with raises(f"{name}: must be None"):
+        model.fit(X, Y)
 
 
 def test_targets_that_have_no_scale():

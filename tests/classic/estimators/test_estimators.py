@@ -9,6 +9,7 @@ from sklearn.base import clone
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import GridSearchCV
+from sklearn.preprocessing import SplineTransformer
 from sklearn.tree import DecisionTreeRegressor
 
 from sparsemix.classic import (
@@ -202,6 +203,26 @@ def test_warm_start_takes_over_changed_parts(changes):
     fresh = clone(model).set_params(max_iter=200).fit(X, y)
     model.set_params(max_iter=200).fit(X, y)
     np.testing.assert_allclose(model.predict(X), fresh.predict(X), atol=1e-2)
+
+
+def test_warm_start_goes_on_with_a_copy_of_the_same_parts():
+    X, y = regimes()
+    parts = {"expert": [Ridge(alpha=2), Ridge()], "gating": SoftmaxGate(features=SplineTransformer(3))}
+    model = MoERegressor(**parts, warm_start=True, max_iter=5, tol=0, random_state=0).fit(X, y)
+    reached = model.objective_path_[-1]
+    model.set_params(expert=clone(parts["expert"]), gating=clone(parts["gating"])).fit(X, y)
+    assert model.objective_path_[0] >= reached
+    parts["expert"][1].alpha = 1e4  # in the list that the fit was given
+    model.set_params(expert=parts["expert"]).fit(X, y)
+    assert model.objective_path_[0] < reached
+
+
+@pytest.mark.parametrize("changes", [{}, {"expert__alpha": 1e4}])
+def test_warm_start_needs_as_many_rows_as_a_fit(changes):
+    X, y = regimes()
+    model = MoERegressor(LinearExperts(), warm_start=True).fit(X, y).set_params(**changes)
+    with pytest.raises(ValueError, match=r"X: must have as many rows .* as there are experts, got n_samples=1 for"):
+        model.fit(X[:1], y[:1])
 
 
 def test_warm_start_keeps_experts_and_columns():

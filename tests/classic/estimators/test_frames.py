@@ -89,10 +89,41 @@ def test_frames_need_the_columns_of_the_fit():
 
 def test_built_in_experts_take_numbers_only():
     frame, y = mixed()
-    with pytest.raises(ValueError, match="could not convert string to float"):
-        MoERegressor().fit(frame, y)
     with pytest.raises(ValueError, match="Input X contains NaN"):
         MoERegressor().fit(frame[["b", "c"]], y)
+
+
+@pytest.mark.parametrize("library", [pd, pl])
+@pytest.mark.parametrize("kind", [str, "category"])
+def test_built_in_experts_name_the_column_that_holds_no_numbers(library, kind):
+    (X, y), frame = regimes(), numbers(pd)
+    mixed = frame.assign(b=pd.Series(np.where(X[:, 0] > 0, "up", "down")).astype(kind))
+    made = [table if library is pd else pl.from_pandas(table) for table in (frame, mixed)]
+    model = MoERegressor(max_iter=2).fit(made[0], y)
+    line = r"\AX: must hold numbers for these experts, got column 'b' of [^\n]*; pass an expert .*OneHotEncoder[^\n]*\Z"
+    for ask in (
+        lambda: MoERegressor().fit(made[1], y),
+        lambda: model.predict(made[1]),
+        lambda: model.score(made[1], y),
+    ):
+        with pytest.raises(ValueError, match=line):
+            ask()
+
+
+@pytest.mark.parametrize("library", [pd, pl])
+def test_built_in_experts_refuse_times_by_name(library):
+    y = regimes()[1]
+    frame = numbers(pd).assign(when=pd.date_range("2020-01-01", periods=300))
+    with pytest.raises(ValueError, match=r"X: times are no numbers, got column 'when' of .*; convert it"):
+        MoERegressor().fit(frame if library is pd else pl.from_pandas(frame), y)
+
+
+def test_numbers_of_other_types_are_read():
+    X, y = regimes()
+    frame = pd.DataFrame({"a": X[:, 0].astype(object), "b": pd.Categorical(np.round(X[:, 1])), "c": X[:, 2] > 0})
+    expected = MoERegressor(max_iter=5).fit(np.column_stack([X[:, 0], np.round(X[:, 1]), X[:, 2] > 0]), y)
+    model = MoERegressor(max_iter=5).fit(frame, y)
+    np.testing.assert_allclose(model.predict(frame), expected.predict(frame.to_numpy(float)))
 
 
 def test_targets_and_weights_may_be_columns():

@@ -211,7 +211,7 @@ def test_frames_with_gaps_and_categories_reach_the_estimator():
     codes = table._replace(X=pl.from_pandas(frame))
     polars = fitted(HistGradientBoostingRegressor(max_iter=3), codes, weight_NE, cross_fit=2)
 
-    assert list(experts.experts_E_[0].regressors[0].feature_names_in_) == ["a", "b", "c", "side"]
+    assert list(experts.experts_E_[0].functions[0].fitted.feature_names_in_) == ["a", "b", "c", "side"]
     assert np.allclose(experts.output(frame), polars.output(codes.X))
     assert experts.takes_frames
 

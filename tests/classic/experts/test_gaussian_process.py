@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 from scipy.stats import norm
+from sklearn.base import clone
 from sklearn.gaussian_process import GaussianProcessRegressor
-from sklearn.gaussian_process.kernels import RBF, WhiteKernel
+from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -25,7 +26,7 @@ def test_a_weight_is_noise_divided_by_it():
     process = fit_process(GaussianProcessRegressor(RBF(1.0), alpha=0.2, optimizer=None), X, y, weight_N, noise=0.2)
     kernel_NN = RBF(1.0)(X)
     inverse_NN = np.linalg.inv(kernel_NN + np.diag(0.2 / weight_N))
-    mean_N, variance_N = process.mean_and_variance(X)
+    mean_N, variance_N = (values[:, 0] for values in process.mean_and_variance(X))
 
     assert np.allclose(mean_N, kernel_NN @ inverse_NN @ y)
     assert np.allclose(variance_N, 1 - np.diag(kernel_NN @ inverse_NN @ kernel_NN))
@@ -76,4 +77,64 @@ def test_noise_from_rows_held_out():
     noise_M = experts.experts_E_[0].noise_M
 
     assert np.allclose(noise_M, [0.09, 0.36], rtol=0.3)
-    assert len(experts.experts_E_[0].regressors) == 2
+    assert len(experts.experts_E_[0].functions) == 2
+
+
+def bowl():
+    """A paraboloid without noise, whose likelihood has a long ridge, and processes as one would write them for it."""
+    X = np.random.default_rng(3).uniform(-1.7, 1.7, size=(40, 2))
+    kernel = ConstantKernel(1.0, (1e-3, 1e6)) * RBF(np.ones(2), (1e-2, 1e3))
+    return X, (X**2).sum(axis=1), GaussianProcessRegressor(kernel, alpha=1e-10, normalize_y=True)
+
+
+def likelihood_of(process):
+    return process.fitted.log_marginal_likelihood_value_
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_the_likelihood_is_climbed_past_where_one_climb_stops():
+    X, y, template = bowl()
+    alone = clone(template).fit(X, y)
+    process = fit_process(template, X, y, np.ones(40), noise=0.0)
+
+    assert likelihood_of(process) > alone.log_marginal_likelihood_value_ + 20
+    assert process.fitted.optimizer == template.optimizer
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_a_poor_place_to_start_from_is_left():
+    X, y = waves()
+    near, far = (  # a hundredth of the distance of rows: all are strangers, and the likelihood is flat
+        GaussianProcessRegressor(RBF(length, (1e-6, 1e3)), alpha=0.1, normalize_y=True) for length in (1.0, 1e-4)
+    )
+    good, poor = (fit_process(template, X, y, np.ones(60), noise=0.1) for template in (near, far))
+
+    assert clone(far).fit(X, y).log_marginal_likelihood_value_ < likelihood_of(good) - 10
+    assert likelihood_of(poor) > likelihood_of(good) - 0.01
+
+
+def test_a_process_goes_on_from_its_last_fit():
+    X, y = waves()
+    template = GaussianProcessRegressor(RBF(1.0) + WhiteKernel(0.1))
+    first = fit_process(template, X, y, np.ones(60), noise=0.0)
+    weight_N = np.linspace(0.5, 1, 60)
+    again, anew = fit_process(template, X, y, weight_N, 0.0, first), fit_process(template, X, y, weight_N, 0.0)
+
+    assert np.allclose(again.fitted.kernel_.theta, anew.fitted.kernel_.theta, atol=0.05)
+    assert again.fitted.kernel == template.kernel
+
+
+def test_the_users_own_optimizer_is_left_alone():
+    asked = []
+
+    def optimizer(loss, theta, bounds):
+        asked.append(theta)
+        return theta + 0.1, loss(theta + 0.1, eval_gradient=False)
+
+    X, y = waves()
+    template = GaussianProcessRegressor(RBF(1.0), alpha=0.1, optimizer=optimizer)
+    first = fit_process(template, X, y, np.ones(60), noise=0.1)
+    fit_process(template, X, y, np.ones(60), noise=0.1, before=first)
+
+    assert len(asked) == 2
+    assert np.allclose(asked, 0)

@@ -9,9 +9,10 @@ import pytest
 from scipy import sparse
 from scipy.optimize import minimize
 from scipy.special import logsumexp, softmax
+from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.model_selection import KFold
 
-from sparsemix.classic import MoEClassifier, MoERegressor
+from sparsemix.classic import LinearExperts, MoEClassifier, MoERegressor, SoftmaxGate
 from sparsemix.classic.parts import Table
 from sparsemix.classic.predictive.pooling import check_pooling, experts_asked, pooled, pooled_density, pooled_gate
 from sparsemix.classic.predictive.stacking import Stack, best_stack, fit_stack
@@ -219,3 +220,41 @@ def test_what_was_fitted_to_arrays_reads_sparse_rows(estimator) -> None:
     mixed.partial_fit(sparse.csr_matrix(X), (X[:, 1] > 1.5).astype(int))
     np.testing.assert_allclose(mixed.gate(X), dense.gate(X), rtol=1e-6, atol=1e-9)
     np.testing.assert_allclose(mixed.experts_.output(X), dense.experts_.output(X), rtol=1e-6, atol=1e-9)
+
+
+def test_the_density_asks_a_block_of_rows_at_a_time(table: Table, monkeypatch) -> None:
+    process = GaussianProcessRegressor(alpha=0.1)
+    model = MoERegressor(process, n_experts=2, max_iter=2).fit(table.X[:40], table.y[:40])
+    expected = model.predict_dist(table.X)
+    rows: list[int] = []
+    inner = GaussianProcessRegressor.predict
+
+    def counting(process, X, **arguments):
+        rows.append(len(X))
+        return inner(process, X, **arguments)
+
+    monkeypatch.setattr(GaussianProcessRegressor, "predict", counting)
+    monkeypatch.setattr("sparsemix.classic.numeric.blocks.ROWS", 7)
+    found = model.predict_dist(table.X)
+    assert max(rows) == 7
+    np.testing.assert_allclose(found.mean_NEM, expected.mean_NEM, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(found.variance_NEM, expected.variance_NEM, rtol=1e-9)
+
+
+def test_a_stack_is_that_of_parts_fitted_anew_until_they_rest(model: MoERegressor, table: Table) -> None:
+    responsibility_NE = model.responsibilities(table.X, table.y)
+    splits = list(KFold(4, shuffle=True, random_state=0).split(table.X))
+    gates, densities = np.empty((200, 3)), np.empty((200, 3))
+    for fitted, held_out in splits:
+        known, share_NE = table.rows(fitted), responsibility_NE[fitted]
+        gate = SoftmaxGate(steps=200).started(known, 3).updated(known, share_NE)
+        experts = LinearExperts().started(known, 3).updated(known, share_NE)
+        gates[held_out] = gate.log_scores(table.X[held_out])
+        densities[held_out] = experts.log_density(table.X[held_out], table.y[held_out])
+    anew = best_stack(gates, densities, table.weight_N)
+    stack = fit_stack(model.mixture_, table, responsibility_NE, splits)
+    seen = best_stack(model.gate_.log_scores(table.X), model.experts_.log_density(table.X, table.y), table.weight_N)
+
+    assert abs(stack.power - anew.power) < 0.1
+    assert abs(seen.power - anew.power) > 0.3
+    np.testing.assert_allclose(pooled_gate(gates, stack), pooled_gate(gates, anew), atol=0.02)
