@@ -18,8 +18,7 @@ def in_blocks(function: Callable[..., Array], X: Any, y: Array | None = None) ->
     rows = X.shape[0]
     if rows <= ROWS:
         return function(X) if y is None else function(X, y)
-    blocks = list(gen_batches(rows, ROWS))
-    parts = [_safe_indexing(X, block) for block in blocks]
+    blocks = gen_batches(rows, ROWS)
     if y is None:
-        return np.concatenate([function(part) for part in parts])
-    return np.concatenate([function(part, y[block]) for part, block in zip(parts, blocks, strict=True)])
+        return np.concatenate([function(_safe_indexing(X, block)) for block in blocks])
+    return np.concatenate([function(_safe_indexing(X, block), y[block]) for block in blocks])

@@ -62,10 +62,10 @@ def thinned(rows: Seen) -> Array:
     total = rows.weight_N.sum()
     if total <= ENOUGH:
         return np.arange(len(rows.weight_N))
-    values_NV = np.column_stack([rows.z_ND, rows.t_NM])
     taken_N = np.flatnonzero(HASH * _places(rows.z_ND, rows.t_NM) % 1.0 < ENOUGH / total)
-    missed_V = rows.weight_N[taken_N] @ values_NV[taken_N] / ENOUGH
-    missed = max(np.abs(missed_V).max(), abs(rows.weight_N[taken_N].sum() / ENOUGH - 1))
+    taken = rows.only(taken_N)
+    missed_V = taken.weight_N @ np.column_stack([taken.z_ND, taken.t_NM]) / ENOUGH
+    missed = max(np.abs(missed_V).max(), abs(taken.weight_N.sum() / ENOUGH - 1))
     return taken_N if missed < TOLERATED else np.arange(len(rows.weight_N))
 
 
