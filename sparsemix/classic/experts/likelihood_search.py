@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,8 @@ CLIMBS = 2
 """From the best places, beside the climb from where the kernel stands."""
 GAIN = 1e-3
 """Nats that make a further climb worth while."""
+FLAT = 1.0
+"""Slope, in nats for a unit of a logarithm, that may be rounding."""
 AGAIN = 20
 """Climbs from one place, at most."""
 
@@ -28,14 +30,30 @@ AGAIN = 20
 def wide(loss: Callable[..., Any], theta: Array, bounds: Array) -> Place:
     """The lowest loss of climbs from the kernel as it stands and from the best of places spread around it.
 
-    An `optimizer` in the sense of `GaussianProcessRegressor`; draws nothing.
+    Next to places where covariances have no factor L-BFGS may be lost although the slope is steep: where the best climb
+    ended so, steps without slopes lead away from there, and another climb goes on. An `optimizer` in the sense of
+    `GaussianProcessRegressor`; draws nothing.
     """
     low, high = bounds.T
     spread = 2 * qmc.Sobol(len(theta), scramble=False).random_base2(LOOKS) - 1
     places = np.clip(theta + REACH * spread, low, high)
     losses = np.array([loss(place, eval_gradient=False) for place in places])
     best = places[np.argsort(losses, kind="stable")[:CLIMBS]]
-    return min((onward(loss, place, bounds) for place in (theta, *best)), key=lambda found: found[1])
+    found = _lowest(onward(loss, place, bounds) for place in (theta, *best))
+    if _slope(loss, found[0], bounds) <= FLAT:
+        return found
+    blind = minimize(lambda place: loss(place, eval_gradient=False), found[0], method="COBYLA", bounds=bounds)
+    return _lowest((found, onward(loss, np.clip(blind.x, low, high), bounds)))
+
+
+def _lowest(places: Iterable[Place]) -> Place:
+    return min(places, key=lambda found: found[1])
+
+
+def _slope(loss: Callable[..., Any], place: Array, bounds: Array) -> float:
+    """Of the loss in the steepest of the directions that do not leave the bounds."""
+    low, high = bounds.T
+    return float(np.abs(place - np.clip(place - loss(place)[1], low, high)).max())
 
 
 def onward(loss: Callable[..., Any], theta: Array, bounds: Array) -> Place:

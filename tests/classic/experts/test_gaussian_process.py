@@ -9,7 +9,7 @@ from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from sparsemix.classic.experts import EstimatorExperts
+from sparsemix.classic.experts import EstimatorExperts, likelihood_search
 from sparsemix.classic.experts.gaussian_process import fit_process
 from sparsemix.classic.parts import Table
 
@@ -119,9 +119,9 @@ def test_noise_from_rows_held_out():
     assert len(experts.experts_E_[0].functions) == 2
 
 
-def bowl():
+def bowl(seed=3):
     """A paraboloid without noise, whose likelihood has a long ridge, and processes as one would write them for it."""
-    X = np.random.default_rng(3).uniform(-1.7, 1.7, size=(40, 2))
+    X = np.random.default_rng(seed).uniform(-1.7, 1.7, size=(40, 2))
     kernel = ConstantKernel(1.0, (1e-3, 1e6)) * RBF(np.ones(2), (1e-2, 1e3))
     return X, (X**2).sum(axis=1), GaussianProcessRegressor(kernel, alpha=1e-10, normalize_y=True)
 
@@ -138,6 +138,17 @@ def test_the_likelihood_is_climbed_past_where_one_climb_stops():
 
     assert likelihood_of(process) > alone.log_marginal_likelihood_value_ + 20
     assert process.fitted.optimizer == template.optimizer
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_a_climb_that_is_lost_on_a_slope_is_led_away(monkeypatch):
+    X, y, template = bowl(seed=0)
+    template.set_params(alpha=1e-12)
+    found = fit_process(template, X, y, np.ones(40), noise=0.0)
+    monkeypatch.setattr(likelihood_search, "FLAT", np.inf)
+    lost = fit_process(template, X, y, np.ones(40), noise=0.0)
+
+    assert likelihood_of(found) > likelihood_of(lost) + 10
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
