@@ -65,7 +65,7 @@ def surrogates(found: Result) -> Iterator[str]:
 
 def cell(value: float | None, best: bool, failed: int) -> str:
     """A number, and how often there was none."""
-    words = "none" if value is None else f"**{value:.2g}**" if best else f"{value:.2g}"
+    words = "none" if value is None else f"**{value:.3g}**" if best else f"{value:.3g}"
     return f"{words} ({failed})" if failed else words
 
 
