@@ -248,4 +248,4 @@ def test_splits_reach_the_best_of_many_random_starts():
         own = fit_mixture(plan, table, n_experts, chance()).objective
         drawn = fit_mixture(plan._replace(starts=(random,) * 30), table, n_experts, chance(seed)).objective
         reached += own >= drawn - 0.01 * abs(drawn)
-    assert reached >= 15
+    assert reached >= 16
