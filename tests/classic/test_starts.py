@@ -238,7 +238,8 @@ def test_starting_repeats_what_is_drawn_and_adds_two_kinds_of_draws_to_what_is_n
 def test_splits_reach_the_best_of_many_random_starts():
     """Of 20 tables with three to five regimes and two columns of noise, most: within 1% of the best of 30 draws.
 
-    It is 16 of them; the bound leaves one to the rounding of other machines. Comparing cuts longer reaches higher on some and costs every fit time (docs/log.md).
+    It is 16 of them; the bound leaves one to the rounding of other machines. Comparing cuts longer reaches higher on
+    some, and costs every fit time (docs/log.md).
     """
     reached = 0
     for seed in range(20):
