@@ -25,13 +25,11 @@ print(faults() - before)
 
 
 STREAM = """
-import sys
 from pathlib import Path
 import torch
 from sparsemix.allocator import keep_freed_memory, return_freed_memory
 keep_freed_memory()
-if sys.argv[1] == "return":
-    assert return_freed_memory()
+assert return_freed_memory()
 def peak():  # in KiB; ru_maxrss would begin with that of the process that started this one
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0])
@@ -46,12 +44,8 @@ print((peak() - before) // 1024)
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 def test_what_streams_through_memory_leaves_no_holes_in_it():
-    found = {}
-    for mode in ("return", "keep"):
-        ran = subprocess.run((sys.executable, "-c", STREAM, mode), capture_output=True, text=True, check=True)
-        found[mode] = int(ran.stdout)
-    assert found["return"] < 60  # two blocks of 20 MiB at most
-    assert found["keep"] > 2 * found["return"]
+    ran = subprocess.run((sys.executable, "-c", STREAM), capture_output=True, text=True, check=True)
+    assert int(ran.stdout) < 60  # MiB: two blocks of 20 at most; about 700 when freed memory is kept
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
