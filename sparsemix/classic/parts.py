@@ -88,17 +88,26 @@ class Experts(Part):
             weight_NE: sample weight times responsibility. A column may be zero: that expert stays as it was.
         """
 
+    @property
+    def holds_out(self) -> bool:
+        """Whether of the rows just seen `training_...` tell what fits that did not see the row say of it."""
+        return False
+
     @abstractmethod
     def log_density(self, X: Any, y: Array) -> Array:
         """log p(y_n | x_n, e), (N, E)."""
 
     def training_log_density(self, table: Table) -> Array:
-        """`log_density` of the rows that `updated` has just seen, for the E step; held out where experts do so."""
+        """`log_density` of the rows that `started` or `updated` has just seen, for the E step."""
         return self.log_density(table.X, table.y)
 
     @abstractmethod
     def output(self, X: Any) -> Array:
         """What each expert says, (N, E, M): means for regression, probabilities of classes for classification."""
+
+    def training_output(self, table: Table) -> Array:
+        """`output` of the rows that `started` or `updated` has just seen."""
+        return self.output(table.X)
 
     def partially_updated(self, table: Table, weight_NE: Array, keep: float) -> Self:
         """An online M step: statistics of all rows before, times `keep`, plus those of these rows."""

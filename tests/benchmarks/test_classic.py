@@ -58,6 +58,13 @@ def test_surrogates(tmp_path):
     assert [one["limit"] for one in found["claims"]] == ["at least 1"] * 6
 
 
+def test_medians_are_compared_over_designs_that_both_could_fit():
+    lower = importlib.import_module("classic_surrogates").lower
+    assert lower([1.0, 2.0, 9.0], [1.5, 2.5, None])
+    assert not lower([1.0, 2.0, 9.0], [None, None, 8.0])
+    assert lower([1.0], [None])
+
+
 @pytest.mark.slow
 def test_tables(tmp_path):
     (problem,) = run("tables", tmp_path)["problems"]

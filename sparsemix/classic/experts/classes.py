@@ -58,6 +58,10 @@ class ClassExpert(NamedTuple):
     def log_density(self, said: Array, y: Array) -> Array:
         return np.log(said[np.arange(len(y)), y])
 
+    def expected(self, said: Array) -> Array:
+        """The probabilities."""
+        return said
+
     def output(self, X: Any) -> Array:
         return self.said(X)
 

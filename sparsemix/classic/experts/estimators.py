@@ -14,6 +14,7 @@ from sklearn.utils.parallel import Parallel, delayed
 
 from sparsemix.checks import check
 from sparsemix.classic.experts.classes import ClassExpert
+from sparsemix.classic.experts.gaussian_process import process_of
 from sparsemix.classic.experts.holding_out import NEGLIGIBLE, Expert, Judged, fitted, refitted
 from sparsemix.classic.experts.moments import Scale
 from sparsemix.classic.experts.normal import NormalExpert
@@ -40,6 +41,8 @@ class EstimatorExperts(Experts):
     densities of the E step come from fits to the other folds, which stay the same for the whole fit. What is asked of
     the fitted model later, of whatever rows, comes from the fits to all rows, with that noise. Gaussian processes need
     no folds: what the other rows say of each row follows from the fit, and is what residuals and densities are made of.
+    Where all experts are judged so, they stay the fit of all rows that EM begins with, in even shares, if EM does not
+    make the rows more probable, or makes their errors larger by a tenth: one law is not divided.
 
     **Seeds.** `random_state`s that are None become seeds, one set for each expert that all its M steps share, so that
     EM compares fits and not draws.
@@ -103,6 +106,10 @@ class EstimatorExperts(Experts):
         return False
 
     @property
+    def holds_out(self) -> bool:
+        return self.cross_fit is not None or all(process_of(estimator) is not None for estimator in self._estimators)
+
+    @property
     def online(self) -> bool:
         return all(hasattr(estimator, "partial_fit") for estimator in self._estimators)
 
@@ -133,6 +140,7 @@ class EstimatorExperts(Experts):
             new.experts_E_ = [
                 first._replace(template=template, seed=seed) for template, seed in zip(templates, seeds, strict=True)
             ]
+        new.judged_ = Judged.by(table, fits if len(fits) == n_experts else fits * n_experts)
         return new
 
     def _check(self, table: Table, n_experts: int) -> None:
@@ -160,7 +168,7 @@ class EstimatorExperts(Experts):
                 warnings.warn(message, FitFailedWarning, stacklevel=2)
         new = copy(self)
         new.experts_E_ = [outcome.expert for outcome in outcomes]
-        new.judged_ = Judged(table.y, np.stack([outcome.log_density_N for outcome in outcomes], axis=1))
+        new.judged_ = Judged.by(table, outcomes)
         return new
 
     def partially_updated(self, table: Table, weight_NE: Array, keep: float) -> Self:
@@ -183,6 +191,11 @@ class EstimatorExperts(Experts):
         if self.judged_ is not None and self.judged_.are_of(table):
             return self.judged_.log_NE
         return super().training_log_density(table)
+
+    def training_output(self, table: Table) -> Array:
+        if self.judged_ is not None and self.judged_.are_of(table):
+            return self.judged_.output_NEM
+        return super().training_output(table)
 
     def output(self, X: Any) -> Array:
         return np.stack([expert.output(X) for expert in self.experts_E_], axis=1)

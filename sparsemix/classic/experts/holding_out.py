@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,16 +24,25 @@ class Outcome(NamedTuple):
     expert: Expert
     log_density_N: Array
     """Of all rows, each said, where the expert can, by a fit that did not see it."""
+    output_NM: Array
+    """Likewise."""
     refusal: str = ""
     """Why the estimator could not be fitted to the rows; the expert is then what it was."""
 
 
 class Judged(NamedTuple):
-    """Densities of the rows of one table, as M steps found them."""
+    """What M steps found of the rows of one table."""
 
     y: Array
     """The targets of that table."""
     log_NE: Array
+    output_NEM: Array
+
+    @classmethod
+    def by(cls, table: Table, outcomes: Sequence[Outcome]) -> Judged:
+        """The findings of all experts."""
+        log_NE = np.stack([outcome.log_density_N for outcome in outcomes], axis=1)
+        return cls(table.y, log_NE, np.stack([outcome.output_NM for outcome in outcomes], axis=1))
 
     def are_of(self, table: Table) -> bool:
         """Whether they are of the rows of this table and not of others."""
@@ -56,7 +66,7 @@ def fitted(expert: Expert, table: Table, weight_N: Array, folds: int | None) -> 
     if unseen is not None:
         said[kept_N] = unseen
     new = new.settled(said[kept_N], rows.y, weight_kept_N, held_out=unseen is not None)
-    return Outcome(new, new.log_density(said, table.y))
+    return _outcome(new, said, table)
 
 
 def _by_others(expert: Expert, rows: Table, weight_N: Array, fold_N: Array) -> Array:
@@ -87,4 +97,8 @@ def refitted(expert: Expert, table: Table, weight_N: Array, folds: int | None) -
 
 
 def _as_it_was(expert: Expert, table: Table, refusal: str) -> Outcome:
-    return Outcome(expert, expert.log_density(expert.said(table.X), table.y), refusal)
+    return _outcome(expert, expert.said(table.X), table, refusal)
+
+
+def _outcome(expert: Expert, said: Array, table: Table, refusal: str = "") -> Outcome:
+    return Outcome(expert, expert.log_density(said, table.y), expert.expected(said), refusal)

@@ -9,6 +9,7 @@ import numpy as np
 from sparsemix.classic.em.assign import Assign, Soft
 from sparsemix.classic.em.loop import Observe, Run, Stopping, appended, run_em
 from sparsemix.classic.em.mixture import Mixture
+from sparsemix.classic.fitting.undivided import or_undivided
 from sparsemix.classic.parts import Array, Experts, Gate, Table
 from sparsemix.classic.starts import Start, grown
 
@@ -29,10 +30,22 @@ class Plan(NamedTuple):
 
 
 def fit_mixture(plan: Plan, table: Table, n_experts: int, random: np.random.RandomState) -> Run:
-    """The run that reached the highest objective, with experts that died revived where that raises it."""
-    mixture = started(plan, table, n_experts)
-    runs = [fit_from(plan, mixture, table, start(table, n_experts, random)) for start in plan.starts]
-    return revived(plan, table, max(runs, key=lambda run: run.objective))
+    """The run that reached the highest objective, with experts that died revived where that raises it.
+
+    Where rows held out say that the table should not have been divided, all experts are the fit of all rows.
+    """
+    undivided = started(plan, table, n_experts)
+    runs = [fit_from(plan, undivided, table, start(table, n_experts, random)) for start in plan.starts]
+    best = revived(plan, table, max(runs, key=lambda run: run.objective))
+    return or_undivided(best, undivided, table, plan.observe)
+
+
+def gone_on(plan: Plan, mixture: Mixture, table: Table, same_parts: bool) -> Run:
+    """EM from a fitted mixture, or of new parts from its responsibilities, to the same end as `fit_mixture`."""
+    run = (resume if same_parts else taken_over)(plan, mixture, table)
+    if not plan.experts.holds_out:
+        return run  # spared a fit of all rows that nothing would be learned from
+    return or_undivided(run, started(plan, table, run.responsibility_NE.shape[1]), table, plan.observe)
 
 
 def started(plan: Plan, table: Table, n_experts: int) -> Mixture:
