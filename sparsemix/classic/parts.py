@@ -90,7 +90,7 @@ class Experts(Part):
 
     @property
     def holds_out(self) -> bool:
-        """Whether of the rows just seen `training_...` tell what fits that did not see the row say of it."""
+        """Whether `training_log_density` and `training_output` say of each row what fits say that did not see it."""
         return False
 
     @abstractmethod

@@ -20,8 +20,9 @@ def or_undivided(run: Run, undivided: Mixture, table: Table, observe: Observe) -
     """The run; or a mixture whose experts all are the fit of all rows, where rows held out speak for that.
 
     They do if they are not more probable under the run's mixture, or if it predicts them worse: two laws that a gate
-    cannot tell apart make a good density and a bad mean. Of experts that are judged by the rows they were fitted to
-    nothing is known, and the run stands: the more parts a table has, the better they reproduce it.
+    cannot tell apart make a good density and a bad mean. Of classes the density is what is predicted. Of experts that
+    are judged by the rows they were fitted to nothing is known, and the run stands: the more parts a table has, the
+    better they reproduce it.
 
     Args:
         undivided: as started for the table, before EM.
@@ -29,8 +30,7 @@ def or_undivided(run: Run, undivided: Mixture, table: Table, observe: Observe) -
     if not undivided.experts.holds_out or run.responsibility_NE.shape[1] == 1:
         return run
     views = undivided.views(table)
-    more_probable = _evidence(run.mixture, views) > _evidence(undivided, views)
-    if more_probable and _error(run.mixture, views) <= TOLERATED * _error(undivided, views):
+    if _evidence(run.mixture, views) > _evidence(undivided, views) and not _worse(run.mixture, undivided, views):
         return run
     whole = e_step(undivided, views, Soft())
     observe(1, whole.objective)
@@ -43,12 +43,15 @@ def _evidence(mixture: Mixture, views: Views) -> float:
     return float(views.experts.weight_N @ log_N) - mixture.penalty
 
 
+def _worse(mixture: Mixture, undivided: Mixture, views: Views) -> bool:
+    if views.experts.num_classes is not None:
+        return False
+    return _error(mixture, views) > TOLERATED * _error(undivided, views)
+
+
 def _error(mixture: Mixture, views: Views) -> float:
-    """Root mean square of what the pooled experts miss, each output in its own unit; of classes, whose density says
-    as much, 0."""
+    """Root mean square of what the pooled experts miss, each output in its own unit."""
     table = views.experts
-    if table.num_classes is not None:
-        return 0.0
     gate_NE = np.exp(normalised(mixture.gate.log_scores(views.gate.X)))
     missed_NM = table.y - np.einsum("ne,nem->nm", gate_NE, mixture.experts.training_output(table))
     square_N = ((missed_NM / Scale.of(table.y, table.weight_N).unit_D) ** 2).mean(axis=1)
