@@ -39,19 +39,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the verb that the arguments name; the exit code."""
     args = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _dispatch(args)
+        return _flushed(args)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # whoever reads our output, `head` for one, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except SystemExit as left:
+        if isinstance(left.__context__, BrokenPipeError):  # as rich leaves then
+            return 0
+        raise
     except Exception as error:
         line = user_error(error)
         if line is None:
             raise
         print(f"error: {line}", file=sys.stderr)
         return 2
+
+
+def _flushed(args: list[str]) -> int:
+    """The exit code, once all that was printed has left: what breaks at exit can no longer be met."""
+    try:
+        return _dispatch(args)
+    finally:
+        sys.stdout.flush()
 
 
 def _dispatch(args: list[str]) -> int:

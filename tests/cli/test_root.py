@@ -1,6 +1,7 @@
 """The root of the command: quick, and one line for what a user can mend."""
 
 import importlib.metadata
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -104,8 +105,10 @@ def test_an_interrupt_is_no_traceback(monkeypatch, capsys):
     assert capsys.readouterr().err == "interrupted\n"
 
 
-def test_output_that_nobody_reads_is_no_error():
-    line = f"{sys.executable} -m sparsemix.cli --help | true; echo ${{PIPESTATUS[0]}}"
-    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True)
+@pytest.mark.parametrize("args", ["--help", "info --help", "info --arch mixtral-8x7b"])
+def test_output_that_nobody_reads_is_no_error(args):
+    line = f"{sys.executable} -m sparsemix.cli {args} | true; echo ${{PIPESTATUS[0]}}"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True, env=environment)
     assert done.stdout == "0\n"
     assert done.stderr == ""
