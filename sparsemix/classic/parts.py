@@ -90,7 +90,7 @@ class Experts(Part):
 
     @property
     def holds_out(self) -> bool:
-        """Whether `training_log_density` and `training_output` say of each row what fits say that did not see it."""
+        """Whether `training_log_density` and `training_mean` say of each row what fits say that did not see it."""
         return False
 
     @abstractmethod
@@ -105,8 +105,8 @@ class Experts(Part):
     def output(self, X: Any) -> Array:
         """What each expert says, (N, E, M): means for regression, probabilities of classes for classification."""
 
-    def training_output(self, table: Table) -> Array:
-        """`output` of the rows that `started` or `updated` has just seen."""
+    def training_mean(self, table: Table) -> Array:
+        """`output` of the rows that `started` or `updated` has just seen; regression only."""
         return self.output(table.X)
 
     def partially_updated(self, table: Table, weight_NE: Array, keep: float) -> Self:

@@ -20,7 +20,7 @@ from sparsemix.classic.estimators.fitted import FittedMoE
 from sparsemix.classic.estimators.parameters import as_gate, check_among, check_tolerance, check_whole
 from sparsemix.classic.estimators.reading import Accepts, check_enough, read_both, read_weights
 from sparsemix.classic.fitting.folds import folds_of
-from sparsemix.classic.fitting.mixtures import Plan, gone_on
+from sparsemix.classic.fitting.mixtures import Plan, resume, taken_over, weighed
 from sparsemix.classic.parts import Array, Experts, Gate, Table
 from sparsemix.classic.predictive.pooling import check_pooling
 from sparsemix.classic.predictive.stacking import Stack, fit_stack
@@ -105,8 +105,8 @@ class BaseMoE(Shared, FittedMoE):
         remedy = "fit with warm_start=False"
         check(least <= self.n_experts_ <= most, "n_experts", f"must stay {self.n_experts_} to go on", f"{most}", remedy)
         check_enough(table, self.n_experts_)
-        same_parts = alike(self.asked_, (self.expert, self._as_gate()))
-        self._keep(gone_on(plan, self.mixture_, table, same_parts), table)
+        go_on = resume if alike(self.asked_, (self.expert, self._as_gate())) else taken_over
+        self._keep(weighed(plan, go_on(plan, self.mixture_, table), table), table)
 
     def _check_parameters(self) -> None:
         check_among("em", self.em, VARIANTS)

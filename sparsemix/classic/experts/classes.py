@@ -58,9 +58,9 @@ class ClassExpert(NamedTuple):
     def log_density(self, said: Array, y: Array) -> Array:
         return np.log(said[np.arange(len(y)), y])
 
-    def expected(self, said: Array) -> Array:
-        """The probabilities."""
-        return said
+    def mean(self, said: Array) -> Array:
+        """Classes have none: (N, 0)."""
+        return said[:, :0]
 
     def output(self, X: Any) -> Array:
         return self.said(X)

@@ -192,10 +192,10 @@ class EstimatorExperts(Experts):
             return self.judged_.log_NE
         return super().training_log_density(table)
 
-    def training_output(self, table: Table) -> Array:
+    def training_mean(self, table: Table) -> Array:
         if self.judged_ is not None and self.judged_.are_of(table):
-            return self.judged_.output_NEM
-        return super().training_output(table)
+            return self.judged_.mean_NEM
+        return super().training_mean(table)
 
     def output(self, X: Any) -> Array:
         return np.stack([expert.output(X) for expert in self.experts_E_], axis=1)

@@ -24,7 +24,7 @@ class Outcome(NamedTuple):
     expert: Expert
     log_density_N: Array
     """Of all rows, each said, where the expert can, by a fit that did not see it."""
-    output_NM: Array
+    mean_NM: Array
     """Likewise."""
     refusal: str = ""
     """Why the estimator could not be fitted to the rows; the expert is then what it was."""
@@ -36,13 +36,13 @@ class Judged(NamedTuple):
     y: Array
     """The targets of that table."""
     log_NE: Array
-    output_NEM: Array
+    mean_NEM: Array
 
     @classmethod
     def by(cls, table: Table, outcomes: Sequence[Outcome]) -> Judged:
         """The findings of all experts."""
         log_NE = np.stack([outcome.log_density_N for outcome in outcomes], axis=1)
-        return cls(table.y, log_NE, np.stack([outcome.output_NM for outcome in outcomes], axis=1))
+        return cls(table.y, log_NE, np.stack([outcome.mean_NM for outcome in outcomes], axis=1))
 
     def are_of(self, table: Table) -> bool:
         """Whether they are of the rows of this table and not of others."""
@@ -101,4 +101,4 @@ def _as_it_was(expert: Expert, table: Table, refusal: str) -> Outcome:
 
 
 def _outcome(expert: Expert, said: Array, table: Table, refusal: str = "") -> Outcome:
-    return Outcome(expert, expert.log_density(said, table.y), expert.expected(said), refusal)
+    return Outcome(expert, expert.log_density(said, table.y), expert.mean(said), refusal)

@@ -71,8 +71,8 @@ class NormalExpert(NamedTuple):
         variance_NM = said[:, 1] + self.noise_M
         return -0.5 * ((y_NM - said[:, 0]) ** 2 / variance_NM + np.log(2 * np.pi * variance_NM)).sum(axis=1)
 
-    def expected(self, said: Array) -> Array:
-        """E[y], (N, M)."""
+    def mean(self, said: Array) -> Array:
+        """E[y | x], (N, M)."""
         return said[:, 0]
 
     def output(self, X: Any) -> Array:

@@ -40,9 +40,8 @@ def fit_mixture(plan: Plan, table: Table, n_experts: int, random: np.random.Rand
     return or_undivided(best, undivided, table, plan.observe)
 
 
-def gone_on(plan: Plan, mixture: Mixture, table: Table, same_parts: bool) -> Run:
-    """EM from a fitted mixture, or of new parts from its responsibilities, to the same end as `fit_mixture`."""
-    run = (resume if same_parts else taken_over)(plan, mixture, table)
+def weighed(plan: Plan, run: Run, table: Table) -> Run:
+    """A run that went on from another fit, or the undivided one, as at the end of `fit_mixture`."""
     if not plan.experts.holds_out:
         return run  # spared a fit of all rows that nothing would be learned from
     return or_undivided(run, started(plan, table, run.responsibility_NE.shape[1]), table, plan.observe)

@@ -53,6 +53,6 @@ def _error(mixture: Mixture, views: Views) -> float:
     """Root mean square of what the pooled experts miss, each output in its own unit."""
     table = views.experts
     gate_NE = np.exp(normalised(mixture.gate.log_scores(views.gate.X)))
-    missed_NM = table.y - np.einsum("ne,nem->nm", gate_NE, mixture.experts.training_output(table))
+    missed_NM = table.y - np.einsum("ne,nem->nm", gate_NE, mixture.experts.training_mean(table))
     square_N = ((missed_NM / Scale.of(table.y, table.weight_N).unit_D) ** 2).mean(axis=1)
     return float(np.sqrt(np.average(square_N, weights=table.weight_N)))
